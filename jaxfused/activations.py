@@ -1,0 +1,66 @@
+"""The activations in Pallas, name -> f. Spelled step by step as parity/contract/activations.py says: the same
+float32 operations in the same order as torchfused/activations.py. XLA's Triton compiler does not contract, so every
+product is rounded before it is added.
+"""
+
+from jax import Array
+from jax import numpy as jnp
+
+from parity.contract import activations as contract
+
+
+def identity(s: Array) -> Array:
+    return s
+
+
+def relu(s: Array) -> Array:
+    # Not maximum(s, 0): on a GPU that drops NaN.
+    return jnp.where(s <= 0.0, 0.0, s)
+
+
+def relu2(s: Array) -> Array:
+    r = relu(s)
+    return r * r
+
+
+def gelu(s: Array) -> Array:
+    a = jnp.abs(s)
+    t = 1.0 / (1.0 + contract.GELU_T * a)
+    e = (a * a) * contract.GELU_EXPONENT
+    p = t * contract.GELU_P[-1] + contract.GELU_P[-2]
+    for c in contract.GELU_P[-3::-1]:
+        p = p * t + c
+    # Below 2^-126 one compiler's exp2 flushes to zero and the other's does not.
+    q = (t * p) * jnp.where(e < -126.0, 0.0, jnp.exp2(e))
+    return s * jnp.where(s < 0.0, q, 1.0 - q)
+
+
+def gelu_tanh(s: Array) -> Array:
+    exponent = contract.GELU_TANH_EXPONENT + contract.GELU_TANH_EXPONENT_CUBIC * (s * s)
+    return s / (1.0 + jnp.exp2(s * exponent))
+
+
+def quick_gelu(s: Array) -> Array:
+    return s / (1.0 + jnp.exp2(s * contract.QUICK_GELU_EXPONENT))
+
+
+def silu(s: Array) -> Array:
+    return s / (1.0 + jnp.exp2(s * contract.SILU_EXPONENT))
+
+
+def sigmoid(s: Array) -> Array:
+    return 1.0 / (1.0 + jnp.exp2(s * contract.SILU_EXPONENT))
+
+
+def tanh(s: Array) -> Array:
+    a = jnp.abs(s)
+    z = s * s
+    q = z * contract.TANH_Q[-1] + contract.TANH_Q[-2]
+    for c in contract.TANH_Q[-3::-1]:
+        q = q * z + c
+    small = s + s * (z * q)
+    large = 1.0 - 2.0 / (1.0 + jnp.exp2(a * contract.TANH_EXPONENT))
+    return jnp.where(a < contract.TANH_CUT, small, jnp.where(s < 0.0, -large, large))
+
+
+ACTIVATIONS = {f.__name__: f for f in (relu, relu2, gelu, gelu_tanh, quick_gelu, silu, sigmoid, tanh, identity)}

@@ -1,0 +1,1 @@
+"""Kernel bodies only, one file a strategy."""

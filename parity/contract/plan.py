@@ -1,0 +1,212 @@
+"""How a Problem is computed on a Device: choose(problem, device) -> Choice. Pure; testable without a GPU.
+
+A Plan holds everything that changes a result's bits. What only changes speed (warps, pipeline stages, tile order)
+lives in each twin's launch.py.
+"""
+
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+from .dtypes import DTYPES
+from .errors import UnsupportedError
+from .problem import Device, Problem
+
+
+class Strategy(StrEnum):
+    """``tiled``: two launches, each GEMM with its epilogue. ``library``: the framework's own unfused operations."""
+
+    TILED = "tiled"
+    LIBRARY = "library"
+
+
+class Backend(StrEnum):
+    """Which kernels serve a strategy. ``portable``: Triton in torchfused, Pallas' Triton lowering in jaxfused."""
+
+    PORTABLE = "portable"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Tiles:
+    """One program's share of a GEMM: an ``[m, n]`` tile of the result, summed over K in steps of ``k``.
+
+    Raises ValueError unless each is a power of two and at least 16 (the matrix unit's smallest step).
+    """
+
+    m: int
+    n: int
+    k: int
+
+    def __post_init__(self) -> None:
+        for name in ("m", "n", "k"):
+            size = getattr(self, name)
+            if size < 16 or size & (size - 1):
+                raise ValueError(f"tile {name} is {size}, must be a power of two and at least 16")
+
+    def __str__(self) -> str:
+        return f"{self.m}x{self.n}x{self.k}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Gemm:
+    """How one of the two GEMMs is summed: its tiles, and the number of accumulator chains over K."""
+
+    tiles: Tiles
+    split_k: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plan:
+    """``up`` and ``down`` tile the two GEMMs; None leaves them to ``choose``. ``split_k = (s, t)`` sums the first
+    GEMM's K range in s chains and the second's in t: each chain is ``ceil(ceil(K / tile k) / s)`` tiles long, the
+    chains are added in ascending order in float32. A single number stands for both.
+
+    Raises ValueError for a split below 1, or tiles or splits on a ``library`` plan, which has neither.
+    """
+
+    strategy: Strategy = Strategy.TILED
+    backend: Backend = Backend.PORTABLE
+    up: Tiles | None = None
+    down: Tiles | None = None
+    split_k: tuple[int, int] | int = (1, 1)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "strategy", Strategy(self.strategy))
+        object.__setattr__(self, "backend", Backend(self.backend))
+        splits = (self.split_k, self.split_k) if isinstance(self.split_k, int) else tuple(self.split_k)
+        if len(splits) != 2 or min(splits) < 1:
+            raise ValueError(f"split_k is {self.split_k}, must be 1 or more for each of the two GEMMs")
+        object.__setattr__(self, "split_k", splits)
+        if self.strategy is Strategy.LIBRARY and (self.up or self.down or splits != (1, 1)):
+            raise ValueError("a library plan has no tiles and no split_k: the vendor's GEMM decides; drop them")
+
+    @property
+    def launches(self) -> int | None:
+        """Kernel launches of one forward pass; None where the framework decides."""
+        return 2 if self.strategy is Strategy.TILED else None
+
+    def gemms(self) -> tuple[Gemm, Gemm]:
+        """The two GEMMs of a plan that ``choose`` has completed."""
+        assert self.up is not None
+        assert self.down is not None
+        assert isinstance(self.split_k, tuple)
+        return Gemm(tiles=self.up, split_k=self.split_k[0]), Gemm(tiles=self.down, split_k=self.split_k[1])
+
+    def __str__(self) -> str:
+        if self.strategy is Strategy.LIBRARY:
+            return "library"
+        text = f"{self.strategy}/{self.backend} up {self.up} down {self.down}"
+        return text if self.split_k == (1, 1) else f"{text} split_k {self.split_k}"
+
+
+LIBRARY = Plan(strategy=Strategy.LIBRARY)
+
+# Up to here a layer is bound by reading its weights, and the portable kernels beat the library (bench/results).
+FEW_ROWS = 16
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Choice:
+    """A complete plan and, in one sentence, why it is the one."""
+
+    plan: Plan
+    why: str
+
+
+def choose(problem: Problem, device: Device, forced: Plan | None = None) -> Choice:
+    """The plan that will run: ``forced``, completed with tiles, or the automatic one.
+
+    Raises UnsupportedError, naming the limit and the way out, if the forced plan cannot run on ``device``.
+    """
+    if forced is not None:
+        limit = limitation(problem, device, forced)
+        if limit:
+            raise UnsupportedError(f"plan {forced.strategy}/{forced.backend} cannot run here: {limit}")
+        return Choice(plan=complete(forced, problem, device), why="forced by the caller")
+    limit = limitation(problem, device, Plan())
+    if limit and device.kind == "interpreter":
+        # An interpreter is asked for to see the kernels run: running something else would hide what was asked.
+        raise UnsupportedError(limit)
+    limit = limit or _slower(problem, device)
+    if limit:
+        return Choice(plan=LIBRARY, why=limit)
+    return Choice(plan=complete(Plan(), problem, device), why="the fused kernels serve this problem on this device")
+
+
+def _slower(problem: Problem, device: Device) -> str | None:
+    """Why the library is the faster choice, where it was measured to be."""
+    if device.kind == "gpu" and problem.m > FEW_ROWS:
+        return (
+            f"{problem.m} rows are bound by arithmetic, where the vendor's GEMM is faster than the portable kernels "
+            f"(measured 1.0 to 1.4 times from {4 * FEW_ROWS} rows on); up to {FEW_ROWS} rows the fused kernels run"
+        )
+    return None
+
+
+def limitation(problem: Problem, device: Device, plan: Plan) -> str | None:
+    """Why ``plan`` cannot run ``problem`` on ``device``, with the way out; None if it can. The one such predicate."""
+    if plan.strategy is Strategy.LIBRARY:
+        return None
+    if device.kind == "cpu":
+        return (
+            "the kernels need an NVIDIA GPU or the interpreter, this is a CPU without one; "
+            "set TRITON_INTERPRET=1 (torchfused) or JAXFUSED_INTERPRET=1 (jaxfused) before the import, "
+            "or use the library plan"
+        )
+    if device.kind == "interpreter":
+        if problem.dtype == "bfloat16":
+            return (
+                "bfloat16 is silently wrong in Triton's interpreter, so both twins refuse it there; "
+                "use float32 or float16, or the library plan"
+            )
+        return None
+    if device.capability < (8, 0):
+        major, minor = device.capability
+        return f"the kernels need compute capability 8.0, {device.name} has {major}.{minor}; use the library plan"
+    up, down = complete(plan, problem, device).gemms()
+    for gemm, weights in ((up, 1 + problem.gated), (down, 1)):
+        need = stage_bytes(gemm.tiles, problem.dtype, weights)
+        if need > device.smem_bytes:
+            return (
+                f"tiles {gemm.tiles} need {need} bytes of shared memory a pipeline stage, {device.name} has "
+                f"{device.smem_bytes}; use smaller tiles or leave them out"
+            )
+    return None
+
+
+def stage_bytes(tiles: Tiles, dtype: str, weights: int) -> int:
+    """Shared memory of one pipeline stage: a tile of x and one of each of the weights."""
+    return (tiles.m + weights * tiles.n) * tiles.k * DTYPES[dtype].bytes
+
+
+def complete(plan: Plan, problem: Problem, device: Device) -> Plan:
+    """``plan`` with the tiles it left open."""
+    if plan.strategy is Strategy.LIBRARY:
+        return plan
+    return replace(
+        plan,
+        up=plan.up or _tiles(problem, device, problem.in_features, problem.hidden_features, problem.gated),
+        down=plan.down or _tiles(problem, device, problem.hidden_features, problem.out_features, False),
+    )
+
+
+def _tiles(problem: Problem, device: Device, inner: int, outer: int, gated: bool) -> Tiles:
+    """Few rows: narrow and deep tiles, so that many programs read the weights with many bytes in flight. Many rows:
+    wide ones, so that each byte read is used often. Always small enough that no accumulator spills."""
+    rows = min(_power_of_two(problem.m), 128)
+    tf32 = problem.precision == "tf32"
+    if problem.dtype == "float32" and not tf32:
+        # No tensor cores: operands and accumulators share the registers.
+        m, n, k = min(rows, 64), 32 if gated else 64, 16
+    elif rows <= 16:
+        m, n, k = rows, 32, 128 if tf32 else 256
+    elif rows <= 64:
+        m, n, k = rows, 32 if tf32 and gated else 64, 64 if tf32 else 128
+    elif tf32 or (gated and device.capability != (9, 0)):
+        m, n, k = rows, 64, 32 if tf32 else 64
+    else:
+        m, n, k = rows, 128, 64
+    return Tiles(m=m, n=min(_power_of_two(outer), n), k=min(_power_of_two(inner), k))
+
+
+def _power_of_two(size: int) -> int:
+    return max(16, 1 << (size - 1).bit_length())

@@ -1,0 +1,82 @@
+"""FusedMLP, the torch module. The only room that knows how weights are held."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from parity.contract.activations import check_activation
+from parity.contract.errors import UnsupportedError
+from parity.contract.explanation import Explanation
+
+from . import functional
+
+
+class FusedMLP(nn.Module):
+    """Linear, activation, Linear (``gated``: activation of one Linear times another) as fused kernels.
+
+    Children ``up_proj``, ``down_proj`` and, when gated, ``gate_proj`` are nn.Linear, so checkpoints with these names
+    load as they are. Set a child's ``bias`` to None to go without that one. ``out_features`` defaults to
+    ``in_features``. ``precision`` is "ieee" or, for float32, "tf32".
+
+    Raises ValueError for an unknown activation, UnsupportedError when a child is no longer a plain nn.Linear or has
+    forward hooks: its weights are read, it is never called.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        hidden_features: int,
+        out_features: int | None = None,
+        *,
+        activation: str = "gelu_tanh",
+        gated: bool = False,
+        bias: bool = True,
+        precision: str = "ieee",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        check_activation(activation)
+        self.activation = activation
+        self.gated = gated
+        self.precision = precision
+        out_features = in_features if out_features is None else out_features
+        self.up_proj = nn.Linear(in_features, hidden_features, bias=bias, device=device, dtype=dtype)
+        if gated:
+            self.gate_proj = nn.Linear(in_features, hidden_features, bias=bias, device=device, dtype=dtype)
+        self.down_proj = nn.Linear(hidden_features, out_features, bias=bias, device=device, dtype=dtype)
+
+    def forward(self, x: Float[Tensor, "*b k"]) -> Float[Tensor, "*b n"]:
+        return functional.fused_mlp(x, **self._arguments())
+
+    def explain(self, x: Float[Tensor, "*b k"]) -> Explanation:
+        """What ``self(x)`` would run, and why."""
+        return functional.explain(x, **self._arguments())
+
+    def extra_repr(self) -> str:
+        return f"activation={self.activation!r}, gated={self.gated}, precision={self.precision!r}"
+
+    def _arguments(self) -> dict:
+        up, down = _plain("up_proj", self.up_proj), _plain("down_proj", self.down_proj)
+        gate = _plain("gate_proj", self.gate_proj) if self.gated else None
+        return {
+            "w_up": up.weight,
+            "b_up": up.bias,
+            "w_gate": gate and gate.weight,
+            "b_gate": gate and gate.bias,
+            "w_down": down.weight,
+            "b_down": down.bias,
+            "activation": self.activation,
+            "precision": self.precision,
+        }
+
+
+def _plain(name: str, child: nn.Module) -> nn.Linear:
+    # A wrapped child (LoRA, quantisation) or a hook would be passed over in silence.
+    hooks = len(child._forward_hooks) + len(child._forward_pre_hooks)
+    if type(child) is not nn.Linear or hooks:
+        raise UnsupportedError(
+            f"{name} is {type(child).__name__} with {hooks} forward hooks: a fused MLP reads a plain nn.Linear's "
+            "weights and never calls it; merge the adapter into the weights or use torchfused.reference.mlp"
+        )
+    return child

@@ -1,0 +1,76 @@
+"""The unfused MLP in plain torch: the ``library`` plan, the baseline of the bench, and a yardstick of parity."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": F.relu,
+    "relu2": lambda s: F.relu(s).square(),
+    "gelu": F.gelu,
+    "gelu_tanh": lambda s: F.gelu(s, approximate="tanh"),
+    "quick_gelu": lambda s: s * torch.sigmoid(1.702 * s),
+    "silu": F.silu,
+    "sigmoid": torch.sigmoid,
+    "tanh": torch.tanh,
+    "identity": lambda s: s,
+}
+
+
+def mlp(
+    x: Tensor,
+    w_up: Tensor,
+    w_down: Tensor,
+    *,
+    w_gate: Tensor | None = None,
+    b_up: Tensor | None = None,
+    b_gate: Tensor | None = None,
+    b_down: Tensor | None = None,
+    activation: str = "gelu_tanh",
+    precision: str = "ieee",
+) -> Tensor:
+    """``y`` as ``fused_mlp`` gives it, by ``F.linear`` and the activations of torch. Differentiable."""
+    return stages(
+        x, w_up, w_down, w_gate=w_gate, b_up=b_up, b_gate=b_gate, b_down=b_down,
+        activation=activation, precision=precision,
+    )["y"]  # fmt: skip
+
+
+def stages(
+    x: Tensor,
+    w_up: Tensor,
+    w_down: Tensor,
+    *,
+    w_gate: Tensor | None = None,
+    b_up: Tensor | None = None,
+    b_gate: Tensor | None = None,
+    b_down: Tensor | None = None,
+    activation: str = "gelu_tanh",
+    precision: str = "ieee",
+) -> dict[str, Tensor]:
+    """Every intermediate of ``mlp``: "s" (the activation's argument), "u" (the other factor, when gated), "h", "y"."""
+    act = ACTIVATIONS[activation]
+    with _matmul_precision(precision):
+        u = F.linear(x, w_up, b_up)
+        if w_gate is None:
+            taps = {"s": u}
+            h = act(u)
+        else:
+            s = F.linear(x, w_gate, b_gate)
+            taps = {"s": s, "u": u}
+            h = act(s) * u
+        return taps | {"h": h, "y": F.linear(h, w_down, b_down)}
+
+
+@contextmanager
+def _matmul_precision(precision: str) -> Iterator[None]:
+    """float32 GEMMs on CUDA as asked for, whatever the process' own setting is."""
+    before = torch.backends.cuda.matmul.fp32_precision
+    torch.backends.cuda.matmul.fp32_precision = precision
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.fp32_precision = before
