@@ -24,7 +24,7 @@ def interpreted() -> bool:
 
 
 def _default() -> Any:
-    chosen = jax.config.read("jax_default_device")
+    chosen = jax.config.jax_default_device  # pyright: ignore[reportAttributeAccessIssue]
     return jax.local_devices(backend=chosen)[0] if chosen is None or isinstance(chosen, str) else chosen
 
 

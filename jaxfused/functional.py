@@ -1,6 +1,7 @@
 """fused_mlp: one call, checked before anything is launched."""
 
 from functools import partial
+from typing import Any
 
 import jax
 from jax import Array
@@ -100,7 +101,7 @@ def _evaluate(x, w_up, w_down, w_gate, b_up, b_gate, b_down, activation, precisi
     return {name: value.reshape(*x.shape[:-1], value.shape[-1]) for name, value in out.items()}
 
 
-def _arrays(*operands):
+def _arrays(*operands) -> tuple[Any, ...]:
     """The operands as jax arrays, so that numpy's are welcome."""
     return tuple(None if a is None else jnp.asarray(a) for a in operands)
 

@@ -53,7 +53,7 @@ def stages(
 ) -> dict[str, Tensor]:
     """Every intermediate of ``mlp``: "s" (the activation's argument), "u" (the other factor, when gated), "h", "y"."""
     act = ACTIVATIONS[activation]
-    with _matmul_precision(precision):
+    with _matmul_precision(x, precision):
         u = F.linear(x, w_up, b_up)
         if w_gate is None:
             taps = {"s": u}
@@ -66,8 +66,11 @@ def stages(
 
 
 @contextmanager
-def _matmul_precision(precision: str) -> Iterator[None]:
+def _matmul_precision(x: Tensor, precision: str) -> Iterator[None]:
     """float32 GEMMs on CUDA as asked for, whatever the process' own setting is."""
+    if not x.is_cuda or x.dtype is not torch.float32:
+        yield
+        return
     before = torch.backends.cuda.matmul.fp32_precision
     torch.backends.cuda.matmul.fp32_precision = precision
     try:
