@@ -1,0 +1,163 @@
+"""The command line: ``python -m parity run`` and ``list``. Exit code 0: nothing is red; 1: something is; 2: misuse."""
+
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from .cases import SUITES, Case, known
+from .contract.problem import Device
+from .gpu import Gpu, find_gpu
+from .junit import to_junit
+from .process import specs
+from .report import check_writable, environment, report, to_json, write_atomically
+from .run import CASE_SECONDS, ERROR, FAILED, Outcome, Where
+from .run import run as run_cases
+from .table import WIDTH, print_table
+
+DEVICES = ("auto", "cpu", "gpu")
+# So often, at most, the JSON is brought up to date while the run goes on.
+CHECKPOINT_SECONDS = 10.0
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Feeds jaxfused and torchfused the same bytes and says how far apart they are, and why.",
+)
+
+Suite = Annotated[str, typer.Option(help=f"Which cases: {', '.join(SUITES)}.")]
+
+
+@app.command("list")
+def list_cases(suite: Suite = "full") -> None:
+    """Names the cases of a suite."""
+    for case in _suite(suite):
+        typer.echo(case.name)
+
+
+@app.command()
+def run(
+    suite: Suite = "smoke",
+    case: Annotated[list[str] | None, typer.Option(help="A case by name, or a pattern such as 'gelu*'.")] = None,
+    device: Annotated[str, typer.Option(help="auto: the GPU if there is one, else the interpreters.")] = "auto",
+    json: Annotated[Path | None, typer.Option(help="Where to write every number, as JSON.")] = None,
+    junit: Annotated[Path | None, typer.Option(help="Where to write JUnit XML.")] = None,
+    limit: Annotated[float, typer.Option(help="Seconds a worker may take for one case.", min=1)] = CASE_SECONDS,
+) -> None:
+    """Runs a suite: both twins and their frameworks' own MLPs, against each other and a float64 oracle."""
+    chosen, suite = (_named(case), "chosen") if case else (_suite(suite), suite)
+    gpu = _gpu(device)
+    for path in filter(None, (json, junit)):
+        try:
+            check_writable(path)
+        except OSError as error:
+            raise typer.BadParameter(f"cannot write {path}: {error}") from None
+    name = "gpu" if gpu else "cpu"
+    where = Where(device=gpu.device if gpu else Device(kind="interpreter"), workers=specs(name), case_seconds=limit)
+    facts = environment(name, gpu)
+    outcomes: list[Outcome] = []
+    written = time.monotonic()
+
+    def write() -> None:
+        if json:
+            write_atomically(json, to_json(report(facts, outcomes, suite=suite, planned=len(chosen))))
+        if junit:
+            write_atomically(junit, to_junit(outcomes, suite))
+
+    def done(outcome: Outcome) -> None:
+        nonlocal written
+        outcomes.append(outcome)
+        if time.monotonic() - written > CHECKPOINT_SECONDS:
+            write()
+            written = time.monotonic()
+
+    console = Console(width=None if Console().is_terminal else WIDTH)
+    console.print(_heading(suite, len(chosen), gpu), highlight=False)
+    interrupted = False
+    try:
+        with _interruptible(), _progress(chosen, done) as step:
+            facts["workers"] = run_cases(chosen, where, step)
+    except KeyboardInterrupt:
+        interrupted = True
+    write()
+    print_table(outcomes, console)
+    if interrupted:
+        console.print(
+            f"[bold red]interrupted[/]: {len(chosen) - len(outcomes)} cases were not come to", highlight=False
+        )
+        raise typer.Exit(130)
+    raise typer.Exit(int(any(outcome.status in (FAILED, ERROR) for outcome in outcomes)))
+
+
+def main() -> None:
+    """The installed ``parity`` command."""
+    app(prog_name="parity")
+
+
+def _suite(name: str) -> list[Case]:
+    if name not in SUITES:
+        raise typer.BadParameter(f"suite is {name!r}, must be one of {', '.join(SUITES)}")
+    return SUITES[name]()
+
+
+def _named(patterns: list[str]) -> list[Case]:
+    cases = known()
+    found: dict[str, Case] = {}
+    for pattern in patterns:
+        matches = {name: case for name, case in cases.items() if name == pattern or fnmatchcase(name, pattern)}
+        if not matches:
+            raise typer.BadParameter(f"no case is named {pattern!r}; the known ones are\n" + "\n".join(cases))
+        found |= matches
+    return list(found.values())
+
+
+def _gpu(device: str) -> Gpu | None:
+    if device not in DEVICES:
+        raise typer.BadParameter(f"device is {device!r}, must be one of {', '.join(DEVICES)}")
+    gpu = None if device == "cpu" else find_gpu()
+    if device == "gpu" and gpu is None:
+        raise typer.BadParameter("device is 'gpu', but the NVIDIA driver shows none here; use 'cpu' or 'auto'")
+    return gpu
+
+
+def _heading(suite: str, count: int, gpu: Gpu | None) -> str:
+    where = gpu.device.name if gpu else "the CPU, both kernel interpreters"
+    return f"parity: {count} cases ({suite}) on {where}\n"
+
+
+@contextmanager
+def _progress(cases: list[Case], done: Callable[[Outcome], None]) -> Iterator[Callable[[Outcome], None]]:
+    """``done`` with a progress bar on stderr, if that is a terminal."""
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task(cases[0].name if cases else "", total=len(cases))
+        names = [case.name for case in cases[1:]] + [""]
+
+        def step(outcome: Outcome) -> None:
+            done(outcome)
+            progress.update(task, advance=1, description=names[int(progress.tasks[0].completed)])
+
+        yield step
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """SIGTERM ends the run as an interrupt from the keyboard does."""
+
+    def stop(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

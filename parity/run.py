@@ -1,0 +1,150 @@
+"""The run: a case's inputs to both workers, their results to the judge; whatever goes wrong, the next case follows."""
+
+import shutil
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from . import stimulus
+from .cases import Case
+from .contract.problem import Device
+from .contract.tolerance import Arithmetic
+from .judge import FUSED, Pair, judge, prepare
+from .oracle import Stages
+from .process import Spec, Worker, WorkerError
+from .protocol import Request, blobs_from_dict
+
+PASSED, FAILED, ERROR, SKIPPED = "passed", "failed", "error", "skipped"
+# One case's limit: a hundred times what the slowest one takes on two cores.
+CASE_SECONDS = 120.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Outcome:
+    """What became of one case. ``reason``: why it is not "passed"; ``stimulus``: sha256 of each array that was fed."""
+
+    case: Case
+    status: str
+    reason: str = ""
+    plan: str | None = None
+    stimulus: dict[str, str] = field(default_factory=dict)
+    pairs: list[Pair] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Where:
+    """The machine of a run: ``device`` decides what is skipped and which bounds hold, ``workers`` how it is reached."""
+
+    device: Device
+    workers: Sequence[Spec]
+    case_seconds: float = CASE_SECONDS
+
+    @property
+    def arithmetic(self) -> Arithmetic:
+        return "tensor" if self.device.kind == "gpu" else "ieee"
+
+    @property
+    def twins_equal(self) -> bool:
+        """On a GPU both twins' kernels are the same arithmetic to the bit; the interpreters leave GEMMs to each
+        framework's own CPU library, whose order of summation differs."""
+        return self.device.kind == "gpu"
+
+
+def run(cases: Iterable[Case], where: Where, done: Callable[[Outcome], None]) -> dict[str, Any]:
+    """Runs ``cases`` in order and hands each Outcome to ``done``. Returns the workers' greetings (device, versions).
+
+    Workers and temporary files are gone when it ends, also by an exception.
+    """
+    workers = [Worker(spec) for spec in where.workers]
+    try:
+        for case in cases:
+            started = time.monotonic()
+            reason = case.skip_reason(where.device)
+            if reason:
+                done(Outcome(case=case, status=SKIPPED, reason=reason))
+                continue
+            folder = Path(tempfile.mkdtemp(prefix="parity-"))
+            fields: dict[str, Any]
+            try:
+                fields = _attempt(case, where, workers, folder)
+            except Exception:
+                fields = {"status": ERROR, "reason": traceback.format_exc()}
+                for worker in workers:
+                    worker.close()  # its reply may still be on the way
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
+            done(Outcome(case=case, seconds=time.monotonic() - started, **fields))
+        return {worker.spec.name: worker.hello for worker in workers}
+    finally:
+        for worker in workers:
+            worker.close()
+
+
+def _attempt(case: Case, where: Where, workers: list[Worker], folder: Path) -> dict[str, Any]:
+    errors = []
+    for worker in workers:
+        try:
+            worker.start()  # both come up at the same time
+        except WorkerError as error:
+            errors.append(str(error))
+    if errors:
+        return {"status": ERROR, "reason": "\n".join(errors)}
+    arrays = stimulus.generate(case.problem, case.stimulus, case.seed)
+    blobs = stimulus.save(arrays, folder)
+    computes = case.stimulus != "special"
+    request = Request(case=case.name, problem=case.problem, plan=case.plan, arrays=blobs, out=str(folder), run=computes)
+    asked = []
+    for worker in workers:
+        try:
+            worker.send(request)
+            asked.append(worker)
+        except WorkerError as error:
+            errors.append(str(error))
+    oracle = prepare(case, arrays) if computes else None
+    replies = {}
+    for worker in asked:
+        try:
+            replies[worker.spec.name] = worker.receive(where.case_seconds)
+        except WorkerError as error:
+            errors.append(str(error))
+    fed = {"stimulus": {name: blob.sha256 for name, blob in blobs.items()}}
+    errors += [
+        f"{runner} on the {name} worker: {text}"
+        for name, reply in replies.items()
+        for runner, text in reply["errors"].items()
+    ]
+    if errors:
+        return fed | {"status": ERROR, "reason": "\n".join(errors)}
+    lost = [
+        f"{array} arrived in {name} with other bytes than were sent"
+        for name, reply in replies.items()
+        for array, blob in blobs.items()
+        if reply["arrived"].get(array) != blob.sha256
+    ]
+    if lost:
+        return fed | {"status": FAILED, "reason": "; ".join(lost)}
+    if oracle is None:
+        return fed | {"status": PASSED}
+    plans = {name: reply["plan"] for name, reply in replies.items()}
+    fed["plan"] = next(iter(plans.values()))
+    if len(set(plans.values())) > 1:
+        return fed | {"status": FAILED, "reason": f"the twins ran different plans: {plans}"}
+    if fed["plan"] == "library":
+        return fed | {"status": FAILED, "reason": "the twins ran the library plan: no kernel was compared"}
+    results = {runner: _load(stages) for reply in replies.values() for runner, stages in reply["runners"].items()}
+    pairs = judge(case, oracle, results, where.arithmetic, twins_equal=where.twins_equal)
+    missing = [runner for runner in FUSED if runner not in results]
+    red = [pair for pair in pairs if pair.red]
+    if missing:
+        return fed | {"status": ERROR, "reason": f"no result of {', '.join(missing)}", "pairs": pairs}
+    reason = f"{len(red)} of {len(pairs)} comparisons are below what the case demands" if red else ""
+    return fed | {"status": FAILED if red else PASSED, "reason": reason, "pairs": pairs}
+
+
+def _load(stages: dict[str, Any]) -> Stages:
+    return {stage: stimulus.load(blob) for stage, blob in blobs_from_dict(stages).items()}

@@ -1,0 +1,67 @@
+"""The JAX side of the parity run, a process of its own: ``python -m parity.worker_jax gpu|cpu``."""
+
+import sys
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from . import protocol
+from .contract.plan import Plan
+from .contract.problem import Problem
+from .protocol import Blob
+
+
+class Jax:
+    """Runners "jaxfused" (the fused kernels, taps on) and "xla" (the plain MLP under jit)."""
+
+    def __init__(self, device: str) -> None:
+        import jax
+        import numpy as np
+
+        import jaxfused.functional
+        import jaxfused.reference
+
+        from .rounding import NUMPY_DTYPES
+
+        self.jax, self.np, self.dtypes = jax, np, NUMPY_DTYPES
+        self.fused, self.reference = jaxfused.functional.stages, jaxfused.reference.stages
+        self.explain = jaxfused.functional.explain
+        self.platform = device
+        self.device = jax.devices()[0]
+
+    def hello(self) -> dict[str, Any]:
+        from importlib.metadata import version
+
+        if self.device.platform != self.platform:
+            raise RuntimeError(f"jax runs on {self.device.platform}, the run is for {self.platform}")
+        versions = {name: version(name) for name in ("jax", "jaxlib", "flax")}
+        return {"device": self.device.device_kind, "versions": versions}
+
+    def put(self, name: str, blob: Blob) -> Any:
+        host = self.np.frombuffer(blob.read(), self.dtypes[blob.dtype]).reshape(blob.shape)
+        return self.jax.device_put(host, self.device)
+
+    def fetch(self, name: str, array: Any) -> tuple[bytes, str, tuple[int, ...]]:
+        if self.device not in array.devices():
+            raise RuntimeError(f"{name} is on {array.devices()}, must be on {self.device}")
+        host = self.np.asarray(array)
+        return host.tobytes(), host.dtype.name, host.shape
+
+    def plan(self, arrays: dict[str, Any], problem: Problem, plan: Plan | None) -> str:
+        options = {"activation": problem.activation, "precision": problem.precision, "plan": plan}
+        return str(self.explain(**arrays, **options).plan)
+
+    @property
+    def runners(self) -> dict[str, Callable[[dict[str, Any], Problem, Plan | None], dict[str, Any]]]:
+        return {"jaxfused": self._run_fused, "xla": self._run_reference}
+
+    def _run_fused(self, arrays: dict[str, Any], problem: Problem, plan: Plan | None) -> dict[str, Any]:
+        return self.fused(**arrays, activation=problem.activation, precision=problem.precision, plan=plan)
+
+    def _run_reference(self, arrays: dict[str, Any], problem: Problem, plan: Plan | None) -> dict[str, Any]:
+        options = {"activation": problem.activation, "precision": problem.precision}
+        return self.jax.jit(partial(self.reference, **options))(**arrays)
+
+
+if __name__ == "__main__":
+    protocol.serve(lambda: Jax(sys.argv[1]))

@@ -1,0 +1,67 @@
+"""A parity worker without a framework: both its runners are the numpy emulation. ``PARITY_FAULT`` makes it go wrong.
+
+Started by the tests as ``python -m emulated_worker jax|torch``, through the same protocol as the real ones.
+"""
+
+import os
+import sys
+import time
+
+import numpy as np
+from emulation import MUTANTS, emulate
+
+from parity import protocol
+from parity.rounding import NUMPY_DTYPES
+
+NAMES = {"jax": ("jaxfused", "xla"), "torch": ("torchfused", "eager")}
+
+
+class Emulated:
+    """``fault``: a mutant of emulation.py (of the fused runner), or one of the accidents below, in a case named so."""
+
+    def __init__(self, framework: str, fault: str, at: str) -> None:
+        self.names, self.fault, self.at = NAMES[framework], fault, at
+        if fault == "will_not_start":
+            raise RuntimeError("no such device")
+
+    def hello(self):
+        print("a library that prints to stdout")
+        os.system("echo and a child process that does")
+        return {"device": "numpy", "versions": {"numpy": np.__version__}}
+
+    def put(self, name, blob):
+        array = np.frombuffer(blob.read(), NUMPY_DTYPES[blob.dtype]).reshape(blob.shape).copy()
+        if self.fault == "lost_bit" and name == "w_down":
+            array.view(f"u{array.itemsize}")[0, 0] ^= 1
+        return array
+
+    def fetch(self, name, array):
+        return array.tobytes(), array.dtype.name, array.shape
+
+    def plan(self, arrays, problem, plan):
+        return {"other_plan": "another", "library": "library"}.get(self.fault, "tiled")
+
+    @property
+    def runners(self):
+        return {
+            self.names[0]: self._fused,
+            self.names[1]: lambda arrays, problem, plan: emulate(problem, arrays),
+        }
+
+    def _fused(self, arrays, problem, plan):
+        fault = self.fault if self.at in ("", problem.activation) else ""
+        if fault == "crash":
+            print("about to crash", file=sys.stderr, flush=True)
+            os.abort()
+        if fault == "hang":
+            time.sleep(600)
+        if fault == "memory":
+            raise MemoryError("out of memory: 1 EiB")
+        if fault == "raise":
+            raise ValueError("this runner cannot")
+        return emulate(problem, arrays, fault if fault in MUTANTS else "")
+
+
+if __name__ == "__main__":
+    fault, _, at = os.environ.get("PARITY_FAULT", "").partition("@")
+    protocol.serve(lambda: Emulated(sys.argv[1], fault, at))

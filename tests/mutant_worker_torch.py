@@ -1,0 +1,15 @@
+"""The real torch worker with a bug: its fused runner is not given b_up. ``python -m mutant_worker_torch gpu|cpu``."""
+
+import sys
+
+from parity import protocol
+from parity.worker_torch import Torch
+
+
+class Mutant(Torch):
+    def _run_fused(self, arrays, problem, plan):
+        return super()._run_fused({name: array for name, array in arrays.items() if name != "b_up"}, problem, plan)
+
+
+if __name__ == "__main__":
+    protocol.serve(lambda: Mutant(sys.argv[1]))

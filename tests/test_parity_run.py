@@ -1,0 +1,154 @@
+"""The controller with workers that behave and workers that do not; no framework is started."""
+
+import os
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from parity.cases import SHAPES, build
+from parity.contract.problem import Device
+from parity.judge import RUNNERS
+from parity.process import Spec, Worker, WorkerError, specs
+from parity.run import ERROR, FAILED, PASSED, SKIPPED, Where, run
+
+CASES = [
+    build("silu", SHAPES["ragged"], "fp16", gated=True, biases="ugd"),
+    build("gelu_tanh", SHAPES["ragged"], biases="ud"),
+    build("relu", SHAPES["ragged"], "fp16", biases="ud", stimulus="integer"),
+]
+
+
+def workers(fault=""):
+    paths = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parent.parent)])
+    return [
+        Spec(
+            name=name,
+            module="emulated_worker",
+            arguments=(name,),
+            environment={"PYTHONPATH": paths, "PARITY_FAULT": fault if name == "torch" else ""},
+        )
+        for name in ("jax", "torch")
+    ]
+
+
+def test_a_bug_in_the_real_worker_is_red():
+    pytest.importorskip("jax")
+    pytest.importorskip("torch")
+    paths = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parent.parent)])
+    jax, torch = specs("cpu")
+    bug = replace(torch, module="mutant_worker_torch", environment=torch.environment | {"PYTHONPATH": paths})
+    found = []
+    run(CASES[:1], Where(device=Device(kind="interpreter"), workers=[jax, bug]), found.append)
+    assert found[0].status == FAILED, found[0].reason
+    red = {(pair.a, pair.b, pair.stage) for pair in found[0].pairs if pair.red}
+    assert red >= {("torchfused", reference, "u") for reference in ("oracle", "xla", "eager")}
+    assert all("torchfused" in (a, b) for a, b, _ in red)
+
+
+def outcomes(cases, fault="", seconds=60.0):
+    found = []
+    where = Where(device=Device(kind="interpreter"), workers=workers(fault), case_seconds=seconds)
+    hellos = run(cases, where, found.append)
+    return found, hellos
+
+
+def test_right_results_pass():
+    special = build("identity", SHAPES["ragged"], "bf16", stimulus="special")
+    empty = build("tanh", SHAPES["empty"], "fp16")
+    found, hellos = outcomes([*CASES, special, empty])
+    assert [outcome.status for outcome in found] == [PASSED] * 5
+    assert hellos["torch"]["device"] == "numpy"
+    first = found[0]
+    assert {(p.a, p.b) for p in first.pairs} == {
+        ("jaxfused", "torchfused"), ("jaxfused", "xla"), ("jaxfused", "eager"), ("torchfused", "xla"),
+        ("torchfused", "eager"), ("xla", "eager"),
+        *((runner, oracle) for runner in RUNNERS for oracle in ("oracle", "oracle_pure")),
+        ("jaxfused", "oracle_step"), ("torchfused", "oracle_step"),
+    }  # fmt: skip
+    assert {p.stage for p in first.pairs} == {"s", "u", "h", "y"}
+    assert {p.stage for p in found[1].pairs} == {"s", "h", "y"}
+    assert {p.comparison.verdict for p in found[2].pairs} == {"BIT_EQUAL"}
+    assert found[3].pairs == []
+
+
+@pytest.mark.parametrize(
+    "mutant", ["dropped_k_tail", "bias_up_skipped", "wrong_gelu", "h_not_rounded", "tiles_swapped"]
+)
+@pytest.mark.parametrize("dtype", ["fp32", "fp16"])
+def test_a_mutant_in_a_worker_fails_its_case(mutant, dtype):
+    case = build("gelu_tanh", SHAPES["ragged"], dtype, biases="ud")
+    (found,), _ = outcomes([case], mutant)
+    assert found.status == FAILED
+    assert "comparisons are below what the case demands" in found.reason
+
+
+@pytest.mark.parametrize(
+    ("fault", "text"),
+    [
+        ("crash@gelu_tanh", "the torch worker was ended by SIGABRT; the end of its stderr:"),
+        ("hang@gelu_tanh", "the torch worker did not answer within 3 s"),
+        ("memory@gelu_tanh", "torchfused on the torch worker: Traceback"),
+        ("raise@gelu_tanh", "ValueError: this runner cannot"),
+    ],
+)
+def test_one_accident_is_one_error(fault, text):
+    found, _ = outcomes(CASES, fault, seconds=3.0)
+    assert [outcome.status for outcome in found] == [PASSED, ERROR, PASSED]
+    assert text in found[1].reason
+
+
+def test_a_worker_that_cannot_start_is_given_up_soon():
+    started = time.monotonic()
+    found, _ = outcomes(CASES * 5, "will_not_start")
+    assert {outcome.status for outcome in found} == {ERROR}
+    assert all("RuntimeError: no such device" in outcome.reason for outcome in found)
+    assert time.monotonic() - started < 20
+
+
+@pytest.mark.parametrize(
+    ("fault", "text"),
+    [
+        ("lost_bit", "w_down arrived in torch with other bytes than were sent"),
+        ("other_plan", "the twins ran different plans"),
+    ],
+)
+def test_what_makes_a_comparison_worthless_fails(fault, text):
+    found, _ = outcomes(CASES[:1], fault)
+    assert found[0].status == FAILED
+    assert text in found[0].reason
+
+
+def test_a_skipped_case_says_why():
+    found, _ = outcomes([build("silu", SHAPES["ragged"], "bf16")])
+    assert found[0].status == SKIPPED
+    assert "bfloat16" in found[0].reason
+
+
+def test_nothing_is_left_behind(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    seen = []
+
+    def interrupt(outcome):
+        seen.append(outcome)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(CASES, Where(device=Device(kind="interpreter"), workers=workers()), interrupt)
+    assert len(seen) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_worker_restarts_after_it_was_killed():
+    worker = Worker(workers()[0])
+    try:
+        worker.greet()
+        assert worker._process
+        worker._process.kill()
+        with pytest.raises(WorkerError, match="ended by SIGKILL"):
+            worker.receive(10)
+        worker.greet()
+        assert worker.hello["device"] == "numpy"
+    finally:
+        worker.close()
