@@ -58,7 +58,7 @@ def tanh(s: Array) -> Array:
     q = z * contract.TANH_Q[-1] + contract.TANH_Q[-2]
     for c in contract.TANH_Q[-3::-1]:
         q = q * z + c
-    small = s + s * (z * q)
+    small = s * (1.0 + z * q)
     large = 1.0 - 2.0 / (1.0 + jnp.exp2(a * contract.TANH_EXPONENT))
     return jnp.where(a < contract.TANH_CUT, small, jnp.where(s < 0.0, -large, large))
 

@@ -195,13 +195,17 @@ class Bounds:
         total, root = magnitudes
         length = (problem.in_features, problem.hidden_features)[index]
         chain = self._chain(profile, length, self.splits[index])
-        drift = Drift(det=chain.det * total, stat=chain.stat * root, rms=chain.rms * root)
         b = self.oracle.operands.get(bias)
+        lost = chain.bias * np.abs(result if b is None else result - b)
+        drift = Drift(det=chain.det * total, stat=chain.stat * root + lost, rms=chain.rms * root + lost)
         if b is not None:
             drift = drift.plus(FLOAT32_ROUNDOFF * (np.abs(result) + np.abs(b)))
         if not profile.fused:
             if problem.precision == "tf32":
                 drift = drift.plus(2.0**-9 * total, LAMBDA * 2.0**-10 * root, 2.0**-10 * root)
+            elif problem.m == 1 and problem.dtype != "float32":
+                u = self.dtype.unit_roundoff
+                drift = drift.plus(u * total, LAMBDA * u / np.sqrt(3) * root, u / np.sqrt(3) * root)
             sizes = np.abs(result) + (0.0 if b is None else np.abs(result - b))
             drift = drift.plus(self.dtype.unit_roundoff * sizes + self.dtype.smallest)
         return drift

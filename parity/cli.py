@@ -50,6 +50,7 @@ def run(
     device: Annotated[str, typer.Option(help="auto: the GPU if there is one, else the interpreters.")] = "auto",
     json: Annotated[Path | None, typer.Option(help="Where to write every number, as JSON.")] = None,
     junit: Annotated[Path | None, typer.Option(help="Where to write JUnit XML.")] = None,
+    commit: Annotated[str | None, typer.Option(help="The commit, where the working tree has no repository.")] = None,
     limit: Annotated[float, typer.Option(help="Seconds a worker may take for one case.", min=1)] = CASE_SECONDS,
 ) -> None:
     """Runs a suite: both twins and their frameworks' own MLPs, against each other and a float64 oracle."""
@@ -62,7 +63,7 @@ def run(
             raise typer.BadParameter(f"cannot write {path}: {error}") from None
     name = "gpu" if gpu else "cpu"
     where = Where(device=gpu.device if gpu else Device(kind="interpreter"), workers=specs(name), case_seconds=limit)
-    facts = environment(name, gpu)
+    facts = environment(name, gpu, commit)
     outcomes: list[Outcome] = []
     written = time.monotonic()
 

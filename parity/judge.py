@@ -28,7 +28,11 @@ class Pair:
     red: bool
 
     def to_dict(self) -> dict[str, Any]:
-        return {"a": self.a, "b": self.b, "stage": self.stage, **asdict(self.comparison), "red": self.red}
+        numbers = {
+            name: float(f"{value:.6g}") if isinstance(value, float) else value
+            for name, value in asdict(self.comparison).items()
+        }
+        return {"a": self.a, "b": self.b, "stage": self.stage, **numbers, "red": self.red}
 
 
 def prepare(case: Case, arrays: dict[str, np.ndarray]) -> Oracle:

@@ -20,8 +20,8 @@ SCHEMA = "parity.run/1"
 PACKAGES = ("numpy", "scipy", "ml_dtypes", "jax", "jaxlib", "flax", "torch", "triton")
 
 
-def environment(device: str, gpu: Gpu | None) -> dict[str, Any]:
-    """Where and of what the results are: ``gpu`` is None when the interpreters ran."""
+def environment(device: str, gpu: Gpu | None, commit: str | None = None) -> dict[str, Any]:
+    """Where and of what the results are: ``gpu`` is None when the interpreters ran, ``commit`` where git can tell."""
     return {
         "device": device,
         "gpu": gpu.device.name if gpu else None,
@@ -31,7 +31,7 @@ def environment(device: str, gpu: Gpu | None) -> dict[str, Any]:
         "cpus": os.cpu_count(),
         "python": platform.python_version(),
         "versions": {name: found for name in PACKAGES if (found := _version(name))},
-        "commit": _commit(),
+        "commit": commit or _commit(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 
@@ -89,8 +89,10 @@ def check_writable(path: Path) -> None:
 
 
 def to_json(content: dict[str, Any]) -> str:
-    """Strict JSON: a NaN or an infinity would be an error here, not a surprise in the reader's parser."""
-    return json.dumps(content, indent=1, allow_nan=False) + "\n"
+    """Strict JSON, a case a line: a NaN or an infinity would be an error here, not a surprise in the reader's parser."""
+    head = json.dumps({name: value for name, value in content.items() if name != "cases"}, indent=1, allow_nan=False)
+    cases = (json.dumps(case, separators=(",", ":"), allow_nan=False) for case in content["cases"])
+    return head.removesuffix("\n}") + ',\n "cases": [\n' + ",\n".join(cases) + "\n ]\n}\n"
 
 
 def _case(outcome: Outcome) -> dict[str, Any]:

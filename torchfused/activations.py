@@ -73,7 +73,7 @@ def tanh(s):
     a = tl.abs(s)
     z = s * s
     q = (((z * _Q4 + _Q3) * z + _Q2) * z + _Q1) * z + _Q0
-    small = s + s * (z * q)
+    small = s * (1.0 + z * q)
     large = 1.0 - 2.0 / (1.0 + tl.exp2(a * _TANH_EXPONENT))
     return tl.where(a < _TANH_CUT, small, tl.where(s < 0.0, -large, large))
 

@@ -49,12 +49,11 @@ def linear_fwd_kernel(
     n_mask = n.start + jnp.arange(tiles.n) < N
     m_mask = m.start + jnp.arange(tiles.m) < M
 
-    steps = pl.cdiv(pl.cdiv(K, tiles.k), split_k)
+    chain = pl.cdiv(pl.cdiv(K, tiles.k), split_k) * tiles.k
     acc, acc_gate = None, None
     for i in range(split_k):
-        first = min(i * steps, pl.cdiv(K, tiles.k))
-        last = min((i + 1) * steps, pl.cdiv(K, tiles.k))
-        part, part_gate = _chain(x_ref, w_ref, gate_ref, m, n, m_mask, n_mask, first, last, tiles, tf32)
+        start, stop = min(i * chain, K), min((i + 1) * chain, K)
+        part, part_gate = _chain(x_ref, w_ref, gate_ref, m, n, m_mask, n_mask, start, stop, tiles, tf32)
         acc = part if acc is None else acc + part
         if gate_ref is not None:
             acc_gate = part_gate if acc_gate is None else acc_gate + part_gate
@@ -74,18 +73,21 @@ def linear_fwd_kernel(
     plt.store(y_ref.at[m, n], y.astype(y_ref.dtype), mask=mask)
 
 
-def _chain(x_ref, w_ref, gate_ref, m, n, m_mask, n_mask, first: int, last: int, tiles: Tiles, tf32: bool):
-    """One accumulator chain over K tiles ``[first, last)`` in ascending K: ``x w`` and, with a gate, ``x gate``."""
-    K = x_ref.shape[1]
-    even = K % tiles.k == 0
+def _chain(x_ref, w_ref, gate_ref, m, n, m_mask, n_mask, start: int, stop: int, tiles: Tiles, tf32: bool):
+    """One accumulator chain over ``[start, stop)`` in ascending K: ``x w`` and, with a gate, ``x gate``."""
+    steps = pl.cdiv(stop - start, tiles.k)
+    # The compiler unrolls a loop of one step and folds the addition that follows, a bias or the next chain, into the
+    # matrix unit as its first accumulator: another order of summation. A second step, all masked, prevents it.
+    steps = 2 if steps == 1 else steps
+    even = start + steps * tiles.k == stop
 
     def step(i, accumulators):
         acc, acc_gate = accumulators
-        k = pl.ds(i * tiles.k, tiles.k)
+        k = pl.ds(start + i * tiles.k, tiles.k)
         x_mask = jnp.broadcast_to(m_mask[:, None], (tiles.m, tiles.k))
         w_mask = jnp.broadcast_to(n_mask[None, :], (tiles.k, tiles.n))
         if not even:
-            k_mask = k.start + jnp.arange(tiles.k) < K
+            k_mask = k.start + jnp.arange(tiles.k) < stop
             x_mask &= k_mask[None, :]
             w_mask &= k_mask[:, None]
         x = plt.load(x_ref.at[m, k], mask=x_mask, other=0.0)  # [BM, BK]
@@ -99,7 +101,7 @@ def _chain(x_ref, w_ref, gate_ref, m, n, m_mask, n_mask, first: int, last: int, 
         return acc, acc_gate
 
     zeros = jnp.zeros((tiles.m, tiles.n), jnp.float32)
-    return jax.lax.fori_loop(first, last, step, (zeros, None if gate_ref is None else zeros))
+    return jax.lax.fori_loop(0, steps, step, (zeros, None if gate_ref is None else zeros))
 
 
 def _dot(x: Array, w: Array, tf32: bool) -> Array:

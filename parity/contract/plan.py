@@ -200,7 +200,7 @@ def _tiles(problem: Problem, device: Device, inner: int, outer: int, gated: bool
     elif rows <= 16:
         m, n, k = rows, 32, 128 if tf32 else 256
     elif rows <= 64:
-        m, n, k = rows, 32 if tf32 and gated else 64, 64 if tf32 else 128
+        m, n, k = rows, 32 if tf32 else 64, 64 if tf32 else 128
     elif tf32 or (gated and device.capability != (9, 0)):
         m, n, k = rows, 64, 32 if tf32 else 64
     else:

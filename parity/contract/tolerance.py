@@ -14,11 +14,15 @@ Notation: ``u`` the unit roundoff of the data type, ``e = 2^-24`` that of float3
 term truncated to 25 fraction bits below the largest exponent, the sum truncated to float32:
 
     det:  |ds| <= 5.25 q 2^-23 A                          one ulp for the sum, (16 + 1) 2^-2 ulp for the terms
-    stat: |ds| <= (LAMBDA sqrt(q) + q / 4) 2^-23 R         truncation is biased: a mean loss of 0.36 ulp of the partial
-                                                          sum an add, whose mean size is 0.53 R: 0.19 q, kept as q / 4
+    stat: |ds| <= ((LAMBDA sqrt(q) + q / 6) R + q / 5 |s|) 2^-23
+
+Truncation is biased: an add loses 0.36 ulp of the partial sum on average. On its way to s, a walk of step R / sqrt(q)
+has the mean size |s| / 2 + 0.31 R at most (a bridge from 0 to s): q adds lose (0.18 |s| + 0.11 R) q, kept as q / 5 and
+q / 6.
 
 A bias adds ``e (|s| + |b|)``. tf32 rounds both inputs to 10 fraction bits: the oracle rounds them likewise, a runner
-that truncates or does not round differs by up to ``2 * 2^-10 A``.
+that truncates or does not round differs by up to ``2 * 2^-10 A``. XLA turns a one-row GEMM of 16-bit type into products
+rounded to that type and their sum: up to ``u A``, ``u / sqrt(3) R`` in the mean.
 
 **Activation**: ``|df| <= slope |ds| + rounding e max(|s|, |f|)`` (activations.py). A runner that evaluates it in the
 data type pays ``UNFUSED_ROUNDINGS`` roundings of ``u`` instead.
@@ -49,24 +53,29 @@ Arithmetic = Literal["ieee", "tensor"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ChainBound:
-    """Bounds of one GEMM element: ``det * A`` surely, ``stat * R`` for data whose rounding errors do not conspire,
-    ``rms * R`` for their root mean square (``stat`` with LAMBDA = 1)."""
+    """Bounds of one GEMM element: ``det * A`` surely; ``stat * R + bias * |s|`` for data whose rounding errors do not
+    conspire; ``rms * R + bias * |s|`` for their root mean square (``stat`` with LAMBDA = 1)."""
 
     det: float
     stat: float
     rms: float
+    bias: float
 
 
 def chain_bound(length: int, arithmetic: Arithmetic, terms: int = 16) -> ChainBound:
     """The coefficients for an inner length of ``length``; ``terms`` products enter a tensor core's fused add."""
     if arithmetic == "ieee":
         steps = length + 1
-        walk, bias, unit, worst = math.sqrt(steps), 0.0, FLOAT32_ROUNDOFF, steps * FLOAT32_ROUNDOFF
-    else:
-        adds = math.ceil(length / terms)
-        unit = 2.0 * FLOAT32_ROUNDOFF
-        walk, bias, worst = math.sqrt(adds), adds / 4, 5.25 * adds * unit
-    return ChainBound(det=worst, stat=(LAMBDA * walk + bias) * unit, rms=(walk + bias) * unit)
+        walk, unit = math.sqrt(steps), FLOAT32_ROUNDOFF
+        return ChainBound(det=steps * unit, stat=LAMBDA * walk * unit, rms=walk * unit, bias=0.0)
+    adds = math.ceil(length / terms)
+    walk, unit = math.sqrt(adds), 2.0 * FLOAT32_ROUNDOFF
+    return ChainBound(
+        det=5.25 * adds * unit,
+        stat=(LAMBDA * walk + adds / 6) * unit,
+        rms=(walk + adds / 6) * unit,
+        bias=adds / 5 * unit,
+    )
 
 
 # The verdict ladder, best first.

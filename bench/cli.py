@@ -1,0 +1,308 @@
+"""``python -m bench run | claims | report | check | counters``."""
+
+import datetime
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from . import check as goals
+from . import claims as article
+from . import gpu as cards
+from .results import FOLDER, Results, committed, folder_of, latest, load
+from .run import BLOCKS, Run, Settings, Step, Unfit
+from .workloads import suite
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
+console = Console() if Console().is_terminal else Console(width=170)
+README = Path(__file__).parents[1] / "README.md"
+# Where runs without a GPU go: never among the committed results.
+OUT = Path("out") / "bench"
+NO_GPU = (
+    "no NVIDIA GPU here: nothing was measured. `bench report`, `bench claims` and `bench check` read committed results."
+)
+NO_RESULTS = "no results yet: measure with `python -m bench run` on a machine with an NVIDIA GPU"
+
+Json = Annotated[Path | None, typer.Option("--json", help="The result file; an unfinished one is gone on with.")]
+GpuName = Annotated[str | None, typer.Option("--gpu", help="Whose committed results, for example h200.")]
+Folder = Annotated[Path, typer.Option("--results", help="Where results are committed.")]
+
+
+def main() -> None:
+    app()
+
+
+@app.command()
+def run(
+    device: Annotated[str, typer.Option(help="auto, cuda, cpu (a dry run) or fake (made-up times)")] = "auto",
+    only: Annotated[list[str] | None, typer.Option(help="Cases or contenders with this in their name.")] = None,
+    quick: Annotated[bool, typer.Option(help="The few most telling cases, under four minutes on an H200.")] = False,
+    suite_name: Annotated[str, typer.Option("--suite", help="full, quick, claims or dry")] = "full",
+    json: Json = None,
+    budget_seconds: Annotated[float, typer.Option(help="No case is begun after this.")] = float("inf"),
+    frameworks: Annotated[str, typer.Option(help="torch, jax or torch,jax")] = "torch,jax",
+    light: Annotated[bool, typer.Option(help="Without the contenders that take long to compile.")] = False,
+    missing: Annotated[bool, typer.Option(help="Leave out what committed results of this GPU have.")] = False,
+    commit: Annotated[str | None, typer.Option(help="The commit, where the working tree has no repository.")] = None,
+    results: Folder = FOLDER,
+) -> None:
+    """Measures, the most important cases first; the file is complete after every case."""
+    name = _device(device)
+    cases = suite("quick" if quick else suite_name)
+    card = cards.find() if name == "cuda" else None
+    place = results / folder_of(card.name) if card else OUT / name
+    if missing:
+        done = latest(committed(place.parent, place.name))
+        cases = [c for c in cases if done is None or c.key not in done.finished]
+    if light:
+        cases = [replace(c, heavy=False) for c in cases]
+    stamp = datetime.datetime.now(datetime.UTC).strftime("%Y%m%dT%H%M%SZ")
+    settings = Settings(
+        device=name,
+        cases=tuple(cases),
+        path=json or place / f"{stamp}.json",
+        only=tuple(only or ()),
+        frameworks=tuple(frameworks.split(",")),
+        variants=("",) if name == "cpu" else Settings.__dataclass_fields__["variants"].default,
+        budget=budget_seconds,
+        blocks=2 if name == "cpu" else BLOCKS,
+        commit=commit,
+    )
+    found = _measure(settings)
+    _summary(found)
+    console.print(f"{len(found.rows)} rows of {len(found.cases)} cases in {found.path}")
+
+
+@app.command()
+def claims(
+    measure: Annotated[bool, typer.Option(help="Measure the article's setting now.")] = False,
+    device: Annotated[str, typer.Option()] = "auto",
+    json: Json = None,
+    gpus: Annotated[int, typer.Option(help="GPUs before.")] = article.GPUS,
+    price: Annotated[float, typer.Option(help="Dollars a GPU and month.")] = article.PRICE,
+    tokens_per_day: Annotated[float, typer.Option()] = article.TOKENS_A_DAY,
+    mlp_share: Annotated[float | None, typer.Option(help="The MLP's part of the time; measured unless given.")] = None,
+    ratio: Annotated[float | None, typer.Option(help="How much faster the MLP got; measured unless given.")] = None,
+    gpu: GpuName = None,
+    results: Folder = FOLDER,
+) -> None:
+    """The article's table beside ours, its other claims, verdicts, and the cost calculator."""
+    if measure:
+        name = _device(device)
+        stamp = datetime.datetime.now(datetime.UTC).strftime("%Y%m%dT%H%M%SZ")
+        card = cards.find() if name == "cuda" else None
+        place = results / folder_of(card.name) if card else OUT / name
+        path = json or place / f"{stamp}-claims.json"
+        found: Results | None = _measure(Settings(device=name, cases=tuple(suite("claims")), path=path))
+    else:
+        found = load(json) if json else latest(committed(results, gpu))
+    if found is None:
+        console.print(NO_RESULTS)
+    for title, lines in (
+        ("The article's table", article.table(found)),
+        ("Its other claims", article.others(found)),
+    ):
+        table = Table("claim", "the article", "measured here", "verdict", "why", title=title, show_lines=True)
+        for c in lines:
+            table.add_row(c.claim, c.article, c.measured, f"[bold]{c.verdict}[/bold]", c.arithmetic)
+        console.print(table)
+    _calculator(found, gpus, price, tokens_per_day, mlp_share, ratio)
+
+
+@app.command()
+def report(
+    json: Json = None,
+    gpu: GpuName = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for pictures and page; beside the results unless given.")
+    ] = None,
+    readme: Annotated[Path, typer.Option(help="The file whose marked blocks are rewritten.")] = README,
+    check: Annotated[
+        bool, typer.Option("--check", help="Write nothing; exit 1 if README differs from the JSON.")
+    ] = False,
+    results: Folder = FOLDER,
+) -> None:
+    """Pictures, one HTML page, and README's numbers."""
+    from . import readme as blocks
+
+    found = load(json) if json else latest(committed(results, gpu))
+    if check:
+        old = blocks.stale(readme, found)
+        if old:
+            console.print(
+                f"{readme.name}: block {', '.join(old)} differs from the committed JSON; run `python -m bench report`"
+            )
+            raise typer.Exit(1)
+        console.print("README's numbers equal the committed JSON" if found else NO_RESULTS)
+        return
+    if found is None:
+        console.print(NO_RESULTS)
+        return
+    from .report import rewrite_readme, write
+
+    for path in write(found, out or found.path.parent / "report"):
+        console.print(str(path))
+    if readme.exists() and rewrite_readme(readme, found):
+        console.print(f"{readme.name} rewritten")
+
+
+@app.command()
+def check(
+    goals_file: Annotated[Path, typer.Argument(metavar="GOALS.json")],
+    json: Json = None,
+    gpu: GpuName = None,
+    allow_missing: Annotated[bool, typer.Option(help="A goal without rows is no failure.")] = False,
+    results: Folder = FOLDER,
+) -> None:
+    """Rows against stated ratios; exit 1 where one is missed."""
+    found = load(json) if json else latest(committed(results, gpu))
+    outcomes = goals.check(found.rows if found else [], goals.read(goals_file))
+    table = Table("goal", "where", "who", "wanted", "ratio", "", "from")
+    colours = {"REACHED": "green", "MISSED": "red", "NOT MEASURED": "yellow"}
+    for o in outcomes:
+        ratio = "" if o.ratio is None else f"{o.ratio:.3f}"
+        table.add_row(o.goal, o.place, o.ours, o.wanted, ratio, f"[{colours[o.verdict]}]{o.verdict}[/]", o.why)
+    console.print(table)
+    count = {v: sum(o.verdict == v for o in outcomes) for v in colours}
+    console.print(", ".join(f"{n} {v.lower()}" for v, n in count.items()))
+    if count["MISSED"] or (count["NOT MEASURED"] and not allow_missing):
+        raise typer.Exit(1)
+
+
+@app.command()
+def counters(
+    json: Annotated[Path, typer.Option("--json", help="The result file whose rows get counted bytes replaced.")],
+    only: Annotated[list[str] | None, typer.Option(help="Cases with this in their name.")] = None,
+    seconds: Annotated[float, typer.Option(help="No case is begun after this.")] = 120.0,
+) -> None:
+    """Bytes read and written in device memory, from hardware counters (Nsight Compute), into existing rows."""
+    from .counters import fill
+
+    _device("cuda")
+    found = load(json)
+    for line in fill(found, tuple(only or ()), seconds):
+        console.print(line)
+
+
+def _device(name: str) -> str:
+    """cuda, cpu or fake; exits with 2 where a GPU is wanted and there is none."""
+    if name not in ("auto", "cuda", "cpu", "fake"):
+        raise typer.BadParameter(f"{name!r} is none of auto, cuda, cpu, fake")
+    if name in ("cpu", "fake"):
+        return name
+    if cards.find() is None:
+        console.print(NO_GPU)
+        raise typer.Exit(2)
+    return "cuda"
+
+
+def _measure(settings: Settings) -> Results:
+    """Runs with a progress bar; an interrupt keeps the finished cases and exits with 130."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    bar = Progress(*columns, console=console) if console.is_terminal else None
+    task = bar.add_task("starting", total=len(settings.cases)) if bar else None
+
+    def say(step: Step) -> None:
+        text = f"{step.case.key}: {step.text}" if step.case else step.text
+        if bar is not None and task is not None:
+            bar.update(task, description=text, completed=step.done, total=step.total)
+        else:
+            print(f"[{step.done}/{step.total}] {text}", flush=True)
+
+    try:
+        with bar or nullcontext():
+            return Run(settings, say)()
+    except Unfit as error:
+        console.print(str(error))
+        raise typer.Exit(2) from None
+    except KeyboardInterrupt:
+        console.print(f"interrupted; finished cases are in {settings.path}, the same command goes on from there")
+        raise typer.Exit(130) from None
+
+
+def _summary(found: Results) -> None:
+    """The fastest of ours and of the others, a line a case."""
+    table = Table(
+        "case",
+        "stream us",
+        "gemm us",
+        "torchfused",
+        "best torch",
+        "jaxfused",
+        "best JAX",
+        title="device us a layer",
+    )
+    for case in found.finished_in_order:
+        rows = [r for r in found.rows if r["case"] == case and r["correct"]]
+        if not rows:
+            continue
+        cells: list[Any] = [case, *(f"{rows[0].get(k) or 0:.1f}" for k in ("stream_us", "gemm_us"))]
+        for ours, framework in (("torchfused", "torch"), ("jaxfused", "jax")):
+            mine = [r for r in rows if r["contender"] == ours]
+            rest = list(goals.others(rows, framework))
+            cells += [_best(mine, with_plan=True), _best(rest)]
+        table.add_row(*cells)
+    console.print(table)
+
+
+def _best(rows: list[dict], with_plan: bool = False) -> str:
+    if not rows:
+        return "-"
+    row = min(rows, key=lambda r: r["kernel_us"]["median"])
+    return f"{row['kernel_us']['median']:.1f} {row['plan'] if with_plan else row['contender'].removeprefix('torch.')}"
+
+
+def _calculator(
+    found: Results | None, gpus: int, price: float, tokens: float, share: float | None, ratio: float | None
+) -> None:
+    share = share if share is not None else article.measured_share(found)
+    measured = ratio if ratio is not None else article.measured_ratio(found)
+    table = Table(
+        "",
+        "MLP faster by",
+        "MLP's share",
+        "model faster by",
+        "GPUs",
+        "a month",
+        "saved",
+        title="The cost table",
+    )
+    cases = [("the article", article.ARTICLE_RATIO, 1.0)]
+    cases += [("measured", measured, share)] if measured and share is not None else []
+    cases += [("the article's ratio, this share", article.ARTICLE_RATIO, share)] if share is not None else []
+    for label, r, s in cases:
+        c = article.Cost(gpus=gpus, price=price, tokens_a_day=tokens, ratio=r, share=s)
+        saved = f"{100 * (1 - c.gpus_after / gpus):.0f} %"
+        months = f"${c.month_before:,.0f} -> ${c.month_after:,.0f}"
+        table.add_row(
+            label,
+            f"{r:.2f}x",
+            f"{100 * s:.0f} %",
+            f"{c.model_ratio:.2f}x",
+            f"{gpus} -> {c.gpus_after}",
+            months,
+            saved,
+        )
+    console.print(table)
+    each = tokens / 86_400 / gpus
+    console.print(f"{tokens:,.0f} tokens a day over {gpus} GPUs: {each:,.0f} tokens a second each.")
+    if share is None or not measured:
+        console.print("Give --mlp-share and --ratio, or measure, for a line of your own.")

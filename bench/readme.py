@@ -1,0 +1,121 @@
+"""The numbers in README.md: Markdown written from committed JSON into marked blocks, and checked against it.
+
+    <!-- bench:NAME -->
+    ... rewritten ...
+    <!-- /bench:NAME -->
+
+NAME: ``environment``, ``headline``, ``claims``.
+"""
+
+import re
+from pathlib import Path
+
+from . import claims
+from .check import others
+from .results import Results, Row, select
+from .workloads import workloads
+
+BLOCK = re.compile(r"(<!-- bench:(?P<name>[a-z_]+) -->\n)(?P<body>.*?)(<!-- /bench:(?P=name) -->)", re.DOTALL)
+HEADLINE = (
+    ("article", (1, 16, 64, 4096)),
+    ("llama3_8b", (1, 16, 64, 4096, 8192)),
+    ("llama3_70b_tp8", (1, 16, 4096)),
+    ("wide_16384", (4096, 8192)),
+    ("dit_xl", (4096,)),
+    ("narrow_64", (262144,)),
+    ("narrow_128", (262144,)),
+)
+
+
+def blocks(results: Results) -> dict[str, str]:
+    """Every block's Markdown by name."""
+    return {
+        "environment": environment(results),
+        "headline": headline(results),
+        "claims": claims_table(results),
+    }
+
+
+def rewrite(text: str, results: Results) -> str:
+    """``text`` with its marked blocks replaced. Raises ValueError for a block nobody writes."""
+    made = blocks(results)
+
+    def replaced(match: re.Match[str]) -> str:
+        name = match["name"]
+        if name not in made:
+            raise ValueError(f"README has a block bench:{name}, known are {', '.join(made)}")
+        return f"{match[1]}{made[name]}\n{match[4]}"
+
+    return BLOCK.sub(replaced, text)
+
+
+def stale(path: Path, results: Results | None) -> list[str]:
+    """The names of the blocks that do not equal what the committed JSON gives. None where there is no file, block or
+    result yet."""
+    if results is None or not path.exists():
+        return []
+    text = path.read_text()
+    new = rewrite(text, results)
+    pairs = zip(BLOCK.finditer(text), BLOCK.finditer(new), strict=True)
+    return [old["name"] for old, fresh in pairs if old["body"] != fresh["body"]]
+
+
+def environment(results: Results) -> str:
+    e = results.environment
+    versions = ", ".join(f"{k} {v}" for k, v in e["versions"].items() if v)
+    driver = f", driver {e['driver']}" if e.get("driver") else ""
+    return f"{e['gpu']}{driver}; {versions}; commit {e['commit']}, {e['date'][:10]}; {len(results.rows)} rows."
+
+
+def headline(results: Results) -> str:
+    """Microseconds a layer; the fastest other contender by name; the fraction of the roof."""
+    rows = list(select(results.rows, dtype="bfloat16", mode="forward", cache="cold", correct=True))
+    lines = [
+        "| MLP (bf16, cold weights) | M | torch eager, graphed | fastest other in torch | torchfused | XLA | jaxfused "
+        "| torchfused of roof |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    for name, sizes in HEADLINE:
+        for m in sizes:
+            here = list(select(rows, workload=name, m=m))
+            if not here:
+                continue
+            rivals = list(others(here, "torch"))
+            best = min(rivals, key=lambda r: r["kernel_us"]["median"]) if rivals else None
+            ours = _row(here, "torchfused", "auto")
+            fraction = (
+                f"{100 * ours['roof_fraction']:.0f} % ({ours['roof']})" if ours and ours["roof_fraction"] else "-"
+            )
+            cells = [
+                workloads()[name].label,
+                f"{m:,}",
+                _time(_row(here, "torch.eager_graph")),
+                f"{_time(best)} ({best['contender'].removeprefix('torch.')})" if best else "-",
+                f"**{_time(ours)}**",
+                _time(_row(here, "xla")),
+                f"**{_time(_row(here, 'jaxfused', 'auto'))}**",
+                fraction,
+            ]
+            lines.append("| " + " | ".join(cells) + " |")
+    if len(lines) == 2:
+        return "No forward pass in bf16 has been measured yet."
+    return "\n".join(lines)
+
+
+def claims_table(results: Results) -> str:
+    """The article's table and its other claims, one line each."""
+    lines = ["| claim | the article | measured here | verdict | why |", "|---|---|---|---|---|"]
+    for c in claims.table(results) + claims.others(results):
+        lines.append(f"| {c.claim} | {c.article} | {c.measured} | **{c.verdict}** | {c.arithmetic} |")
+    return "\n".join(lines)
+
+
+def _row(rows: list[Row], contender: str, plan: str = "") -> Row | None:
+    return next(iter(select(rows, contender=contender, plan=plan)), None)
+
+
+def _time(row: Row | None) -> str:
+    if row is None:
+        return "-"
+    us = row["kernel_us"]["median"]
+    return f"{us:.1f}" if us < 1000 else f"{us:,.0f}"

@@ -1,0 +1,176 @@
+"""The stopwatch on the torch side.
+
+Device time: a CUDA graph of the whole chain, replayed back to back between two events. Wall time: the host's clock over
+calls issued one by one, the device synchronised at the end. Launches and kernel times: CUPTI, through torch.profiler.
+"""
+
+import gc
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch._C._autograd import DeviceType
+
+KERNEL_SAMPLE_S = 1.5e-3
+WALL_SAMPLE_S = 4e-3
+BLOCK_S = 25e-3
+# Holds the device while the host gets ahead, so that the first replay's launch is not in the sample: about 0.1 ms.
+SPIN_CYCLES = 200_000
+MARKER = "spin_kernel"
+TRACE_PASSES = 3
+
+
+@dataclass
+class Program:
+    """One contender's chain, ready to run. ``step`` issues it call by call, ``graph`` replays it."""
+
+    key: str
+    step: Callable[[], Any]
+    layers: int
+    device: torch.device
+    graph: Any = None
+    wall_of_graph: bool = False
+    wanted: bool = True  # a contender; False for a roof, which needs no wall time and no power
+    seconds: float = 0.0
+    output: Any = field(default=None, repr=False)
+
+    def capture(self) -> None:
+        """Captures the chain, after three runs on the side stream that libraries need to settle in."""
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(3):
+                self.step()
+        torch.cuda.current_stream().wait_stream(side)
+        torch.cuda.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            self.output = self.step()
+        self.graph = graph
+
+    def run(self) -> None:
+        """One pass over the chain, as it is timed."""
+        if self.graph is not None:
+            self.graph.replay()
+        else:
+            self.step()
+
+    def calibrate(self) -> None:
+        """How long one pass takes, in seconds."""
+        for _ in range(3):
+            self.run()
+        self.seconds = min(self._timed(1) for _ in range(3))
+
+    def kernel_samples(self) -> list[float]:
+        """Device microseconds a layer, some samples; [] where only a profiler can tell (launched call by call)."""
+        if self.device.type == "cuda" and self.graph is None:
+            return []
+        repeats = max(1, min(200, round(KERNEL_SAMPLE_S / self.seconds)))
+        count = max(2, min(8, int(BLOCK_S / (repeats * self.seconds))))
+        return [1e6 * self._timed(repeats) / self.layers for _ in range(count)]
+
+    def wall_samples(self) -> list[float]:
+        """Host microseconds a layer, some samples."""
+        call = self.run if self.wall_of_graph else self.step
+        repeats = max(3, min(200, round(WALL_SAMPLE_S / max(self.seconds, 20e-6 * self.layers))))
+        count = 2 if repeats * self.seconds > BLOCK_S else 3
+        samples = []
+        for _ in range(count):
+            _synchronize(self.device)
+            start = time.perf_counter()
+            for _ in range(repeats):
+                call()
+            _synchronize(self.device)
+            samples.append(1e6 * (time.perf_counter() - start) / (repeats * self.layers))
+        return samples
+
+    def _timed(self, repeats: int) -> float:
+        """Seconds of one pass, from ``repeats`` passes back to back."""
+        if self.device.type != "cuda":
+            start = time.perf_counter()
+            for _ in range(repeats):
+                self.run()
+            return max(1e-9, (time.perf_counter() - start) / repeats)
+        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        torch.cuda._sleep(SPIN_CYCLES)
+        start.record()
+        for _ in range(repeats):
+            self.run()
+        end.record()
+        end.synchronize()
+        return start.elapsed_time(end) / 1e3 / repeats
+
+
+def block(programs: list[Program], reverse: bool) -> dict[str, dict[str, list[float]]]:
+    """One block of samples of every program, in order or in reverse (A B ... B A)."""
+    samples = {}
+    gc.collect()
+    gc.disable()
+    try:
+        for p in reversed(programs) if reverse else programs:
+            p.run()
+            samples[p.key] = {"kernel": p.kernel_samples(), "wall": p.wall_samples() if p.wanted else []}
+    finally:
+        gc.enable()
+    return samples
+
+
+def trace(programs: list[Program]) -> dict[str, dict]:
+    """Launches a layer and kernel microseconds a layer of each program, from one profile of all of them: every pass is
+    preceded by a marker kernel. Raises RuntimeError if the profile does not hold every marker."""
+    from torch.profiler import ProfilerActivity, profile
+
+    order = [p for i in range(TRACE_PASSES) for p in (reversed(programs) if i % 2 else programs)]
+    torch.cuda.synchronize()
+    with profile(activities=[ProfilerActivity.CUDA]) as profiler:
+        for p in order:
+            torch.cuda._sleep(SPIN_CYCLES)
+            p.run()
+        torch.cuda.synchronize()
+    return fold(_device_events(profiler), [(p.key, p.layers) for p in order])
+
+
+def fold(events: list[tuple[float, float, str]], order: list[tuple[str, int]]) -> dict[str, dict]:
+    """``events``: (start, microseconds, name), sorted; ``order``: the (key, layers) of each pass. Passes are split at
+    the marker kernels."""
+    passes: list[list[tuple[str, float]]] = []
+    for _, duration, name in events:
+        if MARKER in name:
+            passes.append([])
+        elif passes:
+            passes[-1].append((name, duration))
+    if len(passes) != len(order):
+        raise RuntimeError(f"the profile holds {len(passes)} markers, {len(order)} were launched")
+    found: dict[str, dict] = {}
+    for (key, layers), kernels in zip(order, passes, strict=True):
+        entry = found.setdefault(key, {"launches": len(kernels) / layers, "kernel": [], "method": "cupti"})
+        entry["kernel"].append(sum(d for _, d in kernels) / layers)
+        entry["kernels"] = _summary(kernels)
+    return found
+
+
+def _summary(kernels: list[tuple[str, float]]) -> dict[str, list[float]]:
+    """name -> [launches, microseconds] of one pass, the longest first, eight at most."""
+    total: dict[str, list[float]] = {}
+    for name, duration in kernels:
+        entry = total.setdefault(name[:90], [0, 0.0])
+        entry[0] += 1
+        entry[1] = round(entry[1] + duration, 3)
+    return dict(sorted(total.items(), key=lambda item: -item[1][1])[:8])
+
+
+def _device_events(profiler: Any) -> list[tuple[float, float, str]]:
+    """Everything that ran on the device: kernels, copies and memsets, by start time."""
+    events = []
+    for e in profiler.profiler.kineto_results.events():
+        annotation = getattr(e, "is_user_annotation", bool)() or e.name().endswith(("Sync", "Synchronize"))
+        if e.device_type() == DeviceType.CUDA and not annotation:
+            events.append((e.start_ns() / 1e3, e.duration_ns() / 1e3, e.name()))
+    return sorted(events)
+
+
+def _synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize()

@@ -1,0 +1,20 @@
+"""Canonical numpy operands into jaxfused and its stages back."""
+
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from yardstick import Draw
+
+from jaxfused import functional
+
+
+def operands(arrays: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
+    """The arguments of fused_mlp: weights as Flax holds them, [in, out]."""
+    return {name: jnp.asarray(array) for name, array in arrays.items()}
+
+
+def run(drawn: Draw) -> dict[str, np.ndarray]:
+    found = functional.stages(**operands(drawn.arrays), **drawn.options)
+    return {stage: np.asarray(array) for stage, array in found.items()}

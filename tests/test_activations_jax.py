@@ -1,0 +1,60 @@
+"""The activations as Pallas takes them, alone: each against float64 over the whole range, and at its edges."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from activation_points import EDGES, POINTS, allowed, exact
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import triton as plt
+
+from jaxfused.activations import ACTIVATIONS
+from jaxfused.reference import ACTIVATIONS as REFERENCE
+from parity.contract.activations import ACTIVATIONS as CONTRACT
+
+pytestmark = pytest.mark.usefixtures("strict_jax")
+
+
+def evaluate(name: str, s: np.ndarray) -> np.ndarray:
+    size = 1 << (s.size - 1).bit_length()
+
+    def activation_kernel(s_ref, y_ref):
+        y_ref[...] = ACTIVATIONS[name](s_ref[...])
+
+    call = pl.pallas_call(
+        activation_kernel,
+        out_shape=jax.ShapeDtypeStruct((size,), jnp.float32),
+        interpret=jax.default_backend() != "gpu",
+        compiler_params=plt.CompilerParams(num_warps=4, num_stages=2),
+    )
+    return np.asarray(call(jnp.asarray(np.resize(s, size))))[: s.size]
+
+
+def test_table_is_the_contracts():
+    assert list(ACTIVATIONS) == list(REFERENCE) == list(CONTRACT)
+
+
+@pytest.mark.parametrize("name", CONTRACT)
+def test_within_the_contracts_rounding(name):
+    assert (np.abs(evaluate(name, POINTS) - exact(name, POINTS)) <= allowed(name, POINTS)).all()
+
+
+@pytest.mark.parametrize("name", CONTRACT)
+def test_others_are_outside_it(name):
+    for other in set(CONTRACT) - {name}:
+        assert (np.abs(evaluate(other, POINTS) - exact(name, POINTS)) > allowed(name, POINTS)).any(), other
+
+
+@pytest.mark.parametrize("name", CONTRACT)
+def test_edges(name):
+    for s, value in EDGES[name].items():
+        found = evaluate(name, np.full(3, s, np.float32))
+        assert np.array_equal(found, np.full(3, value, np.float32), equal_nan=True), (s, found)
+
+
+@pytest.mark.parametrize("name", CONTRACT)
+def test_reference_is_the_same_function(name):
+    s = POINTS[np.abs(POINTS) < 2.0**60]
+    with jax.enable_x64(True):
+        value = np.asarray(REFERENCE[name](jnp.asarray(s, jnp.float64)))
+    assert np.allclose(value, exact(name, s), rtol=2.0**-45, atol=2.0**-45)

@@ -1,0 +1,101 @@
+"""Pictures, the page and README's numbers, from made-up results."""
+
+import base64
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bench import readme, report, results
+
+ROOT = Path(__file__).parents[1]
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> results.Results:
+    path = tmp_path_factory.mktemp("report") / "run.json"
+    command = [sys.executable, "-m", "bench", "run", "--device", "fake", "--quick", "--json", str(path)]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=120)
+    return results.load(path)
+
+
+@pytest.fixture(scope="module")
+def page(run: results.Results, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return report.write(run, tmp_path_factory.mktemp("page"))[-1]
+
+
+def test_pictures_are_png_and_none_is_blank(page):
+    from matplotlib import pyplot
+
+    for name in ("latency", "over_roof", "speedup", "roof"):
+        pixels = pyplot.imread(page.parent / f"{name}.png")
+        assert pixels[..., :3].std() > 0.05, name
+
+
+def test_page_is_self_contained(page):
+    text = page.read_text()
+    assert text.count("data:image/png;base64,") == 4
+    assert not re.search(r'(src|href)="(?!data:)', text)
+    assert "<script" not in text
+    for data in re.findall(r"base64,([A-Za-z0-9+/=]+)", text):
+        assert base64.b64decode(data).startswith(b"\x89PNG")
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: the page was not opened in a browser")
+def test_page_in_a_browser_shows_its_plots_and_rows(page, run, tmp_path):
+    probe = """<script>addEventListener('load', () => { document.title = JSON.stringify({
+        plots: [...document.images].map(i => i.naturalWidth > 300 && i.offsetWidth > 300),
+        rows: document.querySelectorAll('#rows tbody tr').length,
+        claims: document.querySelectorAll('#claims tbody tr').length,
+        wide: document.documentElement.scrollWidth <= innerWidth}) })</script></body>"""
+    copy = tmp_path / "page.html"
+    copy.write_text(page.read_text().replace("</body>", probe))
+    command = [str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--window-size=1400,2000"]
+    command += ["--virtual-time-budget=4000", f"--user-data-dir={tmp_path}/profile", "--dump-dom", copy.as_uri()]
+    dom = subprocess.run(command, capture_output=True, text=True, timeout=60).stdout
+    title = re.search(r"<title>(.*?)</title>", dom)
+    assert title, "the browser printed no page"
+    assert title[1] == (f'{{"plots":[true,true,true,true],"rows":{len(run.rows)},"claims":11,"wide":true}}')
+
+
+README = """# x
+<!-- bench:headline -->
+old
+<!-- /bench:headline -->
+between
+<!-- bench:claims -->
+<!-- /bench:claims -->
+"""
+
+
+def test_marked_blocks_are_rewritten_and_nothing_else(run):
+    text = readme.rewrite(README, run)
+    assert "\nold\n" not in text
+    assert text.startswith("# x\n<!-- bench:headline -->\n| MLP")
+    assert "\nbetween\n" in text
+    assert readme.rewrite(text, run) == text
+
+
+def test_check_sees_a_number_changed_by_hand(run, tmp_path):
+    path = tmp_path / "README.md"
+    path.write_text(readme.rewrite(README, run))
+    assert readme.stale(path, run) == []
+    path.write_text(re.sub(r"\*\*(\d)", r"**9\1", path.read_text(), count=1))
+    assert readme.stale(path, run) == ["headline"]
+
+
+def test_check_passes_where_there_is_nothing_to_check(run, tmp_path):
+    path = tmp_path / "README.md"
+    path.write_text("# no blocks\n")
+    assert readme.stale(path, run) == []
+    assert readme.stale(path, None) == []
+    assert readme.stale(tmp_path / "absent.md", run) == []
+
+
+def test_an_unknown_block_is_an_error(run):
+    with pytest.raises(ValueError, match="bench:nonsense"):
+        readme.rewrite("<!-- bench:nonsense -->\n<!-- /bench:nonsense -->", run)

@@ -1,0 +1,130 @@
+"""choose(problem, device): every decision and refusal, without a GPU."""
+
+import re
+from itertools import product
+
+import pytest
+
+from parity.contract.dtypes import DTYPES
+from parity.contract.errors import UnsupportedError
+from parity.contract.plan import FEW_ROWS, LIBRARY, Plan, Strategy, Tiles, choose, complete, limitation, stage_bytes
+from parity.contract.problem import Device, Problem
+
+INTERPRETER, CPU = Device(kind="interpreter"), Device(kind="cpu")
+H200 = Device(kind="gpu", name="NVIDIA H200", sm_count=132, smem_bytes=232448, capability=(9, 0))
+A10 = Device(kind="gpu", name="NVIDIA A10", sm_count=72, smem_bytes=101376, capability=(8, 6))
+T4 = Device(kind="gpu", name="Tesla T4", sm_count=40, smem_bytes=65536, capability=(7, 5))
+
+
+def problem(m=8, **fields):
+    return Problem(**{"m": m, "in_features": 256, "hidden_features": 512, "out_features": 256} | fields)
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: Tiles(m=24, n=32, k=32), "tile m is 24, must be a power of two and at least 16"),
+        (lambda: Tiles(m=16, n=8, k=32), "tile n is 8, must be a power of two and at least 16"),
+        (lambda: Tiles(m=16, n=32, k=0), "tile k is 0, must be a power of two and at least 16"),
+        (lambda: Tiles(m=-16, n=32, k=16), "tile m is -16, must be a power of two and at least 16"),
+        (lambda: Plan(split_k=0), "split_k is 0, must be 1 or more for each of the two GEMMs"),
+        (lambda: Plan(split_k=(2, -1)), "split_k is (2, -1), must be 1 or more for each of the two GEMMs"),
+        (lambda: Plan(split_k=(1, 2, 3)), "split_k is (1, 2, 3), must be 1 or more for each of the two GEMMs"),
+        (lambda: Plan(strategy="library", split_k=2), "a library plan has no tiles and no split_k"),
+        (lambda: Plan(strategy="library", up=Tiles(m=16, n=16, k=16)), "a library plan has no tiles and no split_k"),
+        (lambda: Plan(strategy="magic"), "'magic' is not a valid Strategy"),
+        (lambda: Plan(backend="metal"), "'metal' is not a valid Backend"),
+    ],
+)
+def test_unsound_plan(build, message):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
+        build()
+
+
+def test_plan_says_what_it_is():
+    plan = Plan(strategy="tiled", up=Tiles(m=16, n=32, k=64), down=Tiles(m=32, n=16, k=16), split_k=3)
+    assert str(plan) == "tiled/portable up 16x32x64 down 32x16x16 split_k (3, 3)"
+    assert plan.split_k == (3, 3)
+    assert plan.launches == 2
+    assert plan == Plan(up=plan.up, down=plan.down, split_k=(3, 3))
+    assert str(LIBRARY) == "library"
+    assert LIBRARY.launches is None
+
+
+HERE = "plan tiled/portable cannot run here: "
+
+
+@pytest.mark.parametrize(
+    ("asked", "device", "forced", "message"),
+    [
+        (problem(), CPU, Plan(), HERE + "the kernels need an NVIDIA GPU or the interpreter, "
+         "this is a CPU without one; set TRITON_INTERPRET=1 (torchfused) or JAXFUSED_INTERPRET=1 (jaxfused)"),
+        (problem(dtype="bfloat16"), INTERPRETER, Plan(), HERE + "bfloat16 is silently wrong in "
+         "Triton's interpreter, so both twins refuse it there; use float32 or float16, or the library plan"),
+        (problem(dtype="bfloat16"), INTERPRETER, None, "bfloat16 is silently wrong in Triton's interpreter"),
+        (problem(), T4, Plan(), HERE + "the kernels need compute capability 8.0, Tesla T4 has "
+         "7.5; use the library plan"),
+        (problem(), A10, Plan(up=Tiles(m=256, n=256, k=256)), HERE + "tiles 256x256x256 need "
+         "524288 bytes of shared memory a pipeline stage, NVIDIA A10 has 101376; use smaller tiles or leave them out"),
+        (problem(), A10, Plan(down=Tiles(m=16, n=128, k=256)), HERE + "tiles 16x128x256 need"),
+    ],
+)  # fmt: skip
+def test_refused(asked, device, forced, message):
+    with pytest.raises(UnsupportedError, match=f"^{re.escape(message)}"):
+        choose(asked, device, forced)
+
+
+@pytest.mark.parametrize("device", [CPU, T4, INTERPRETER, H200])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_library_runs_anywhere(device, dtype):
+    assert choose(problem(dtype=dtype), device, LIBRARY).plan == LIBRARY
+
+
+def test_choices_and_their_reasons():
+    assert choose(problem(), CPU).plan == LIBRARY
+    assert choose(problem(), T4).plan == LIBRARY
+    assert "compute capability 8.0, Tesla T4 has 7.5" in choose(problem(), T4).why
+    assert choose(problem(FEW_ROWS), H200).plan.strategy is Strategy.TILED
+    assert choose(problem(FEW_ROWS + 1), H200).plan == LIBRARY
+    assert choose(problem(FEW_ROWS + 1), H200).why.startswith("17 rows are bound by arithmetic")
+    assert choose(problem(4096), INTERPRETER).plan.strategy is Strategy.TILED
+    forced = choose(problem(4096), H200, Plan(split_k=2))
+    assert (forced.plan.strategy, forced.plan.split_k, forced.why) == (Strategy.TILED, (2, 2), "forced by the caller")
+
+
+def test_gate_needs_a_second_weight_tile():
+    tiles = Tiles(m=32, n=128, k=128)
+    assert stage_bytes(tiles, "float32", 1) == 4 * (32 + 128) * 128
+    assert stage_bytes(tiles, "float16", 2) == 2 * (32 + 256) * 128
+    assert limitation(problem(), A10, Plan(up=tiles)) is None
+    assert "tiles 32x128x128 need 147456 bytes" in limitation(problem(gated=True), A10, Plan(up=tiles))
+    assert limitation(problem(gated=True), A10, Plan(down=tiles)) is None
+
+
+DEVICES = (A10, H200, Device(kind="gpu", name="NVIDIA A100", sm_count=108, smem_bytes=166912, capability=(8, 0)))
+
+
+@pytest.mark.parametrize(("dtype", "precision"), [("float32", "ieee"), ("float32", "tf32"), ("float16", "ieee")])
+def test_tiles_fit_whatever_the_shape(dtype, precision):
+    sizes = (1, 15, 16, 17, 33, 64, 100, 129, 1000, 4096, 14336)
+    for m, k, h, gated, device in product((0, *sizes), sizes, sizes, (False, True), DEVICES):
+        asked = problem(m, in_features=k, hidden_features=h, gated=gated, dtype=dtype, precision=precision)
+        assert limitation(asked, device, Plan()) is None
+        done = complete(Plan(), asked, device)
+        # Two stages at least: less would not be pipelined.
+        assert 2 * stage_bytes(done.up, dtype, 1 + gated) <= device.smem_bytes
+        assert 2 * stage_bytes(done.down, dtype, 1) <= device.smem_bytes
+        # No tile larger than what it covers, but for the matrix unit's smallest step.
+        assert done.up.m < 2 * max(m, 8) or done.up.m == 16
+        assert done.up.k < 2 * max(k, 8) or done.up.k == 16
+        assert done.up.n < 2 * max(h, 8) or done.up.n == 16
+
+
+def test_complete_keeps_what_is_given():
+    up = Tiles(m=64, n=16, k=32)
+    done = complete(Plan(up=up, split_k=(2, 1)), problem(), H200)
+    assert done.up == up
+    assert done.down is not None
+    assert done.split_k == (2, 1)
+    assert complete(done, problem(), H200) == done
+    assert complete(LIBRARY, problem(), H200) == LIBRARY

@@ -1,0 +1,137 @@
+"""The Pallas kernels lowered for CUDA under an abstract GPU: their Triton IR, as launch.py would launch it."""
+
+import re
+
+import jax
+import pytest
+from jax._src.interpreters import mlir
+from jax._src.lib.mlir import ir
+from jaxlib.triton import dialect
+
+from jaxfused import launch
+from parity.contract.activations import ACTIVATIONS
+from parity.contract.dtypes import DTYPES
+from parity.contract.plan import Plan, choose
+from parity.contract.problem import Device, Problem
+
+pytestmark = pytest.mark.usefixtures("strict_jax")
+
+DEVICES = {
+    "A100": Device(kind="gpu", name="NVIDIA A100", sm_count=108, smem_bytes=166912, capability=(8, 0)),
+    "H200": Device(kind="gpu", name="NVIDIA H200", sm_count=132, smem_bytes=232448, capability=(9, 0)),
+}
+SHORT = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}
+
+
+def kernels(problem: Problem, device: Device, *, split_k: int = 1, taps: bool = False) -> list[dict]:
+    """The Triton custom calls of one MLP in order: their IR and their schedule."""
+    plan = choose(problem, device, Plan(split_k=split_k)).plan
+
+    def held(*shape):
+        return jax.ShapeDtypeStruct(shape, problem.dtype)
+
+    m, k, h, n = problem.m, problem.in_features, problem.hidden_features, problem.out_features
+    operands = {
+        "x": held(m, k),
+        "w_up": held(k, h),
+        "w_down": held(h, n),
+        "w_gate": held(k, h) if problem.gated else None,
+        "b_up": held(h) if problem.bias_up else None,
+        "b_gate": held(h) if problem.bias_gate else None,
+        "b_down": held(n) if problem.bias_down else None,
+    }
+
+    def run(operands):
+        options = {"activation": problem.activation, "precision": problem.precision, "taps": taps}
+        return launch.tiled(plan, device, **operands, **options)
+
+    gpu = jax.sharding.AbstractDevice(device_kind=device.name, platform="gpu", num_cores=device.sm_count)
+    with jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((), (), abstract_device=gpu)):
+        module = jax.jit(run).trace(operands).lower(lowering_platforms=("cuda",)).compiler_ir()
+    found = []
+    context = mlir.make_ir_context()
+    dialect.register_dialect(context)
+
+    def visit(op):
+        if op.name == "stablehlo.custom_call":
+            config = ir.DictAttr(op.attributes["mhlo.backend_config"])
+            with context:
+                text = str(ir.Module.parse(ir.StringAttr(config["ir"]).value_bytes))
+            schedule = ("num_warps", "num_stages", "grid_x")
+            found.append({"ir": text} | {name: ir.IntegerAttr(config[name]).value for name in schedule})
+        return ir.WalkResult.ADVANCE
+
+    module.operation.walk(visit)
+    return found
+
+
+def count(pattern: str, kernel: dict) -> int:
+    return len(re.findall(pattern, kernel["ir"]))
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("gated", [False, True])
+@pytest.mark.parametrize("precision", ["ieee", "tf32"])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("m", [1, 257])
+def test_two_kernels_with_the_plans_arithmetic(m, dtype, precision, gated, device):
+    if precision == "tf32" and dtype != "float32":
+        pytest.skip("tf32 is for float32")
+    problem = Problem(
+        m=m, in_features=70, hidden_features=300, out_features=19, gated=gated, dtype=dtype, precision=precision,
+        activation="gelu", bias_up=True, bias_gate=gated, bias_down=True,
+    )  # fmt: skip
+    plan = choose(problem, DEVICES[device], Plan()).plan
+    up, down = kernels(problem, DEVICES[device], taps=True)
+    for kernel, tiles, weights, outer in ((up, plan.up, 1 + gated, 300), (down, plan.down, 1, 19)):
+        dots = re.findall(r"tt\.dot [^\n]*", kernel["ir"])
+        assert len(dots) == weights
+        shape = f"tensor<{tiles.m}x{tiles.k}x{SHORT[dtype]}> * tensor<{tiles.k}x{tiles.n}x{SHORT[dtype]}>"
+        assert all(dot.endswith(f"{shape} -> tensor<{tiles.m}x{tiles.n}xf32>") for dot in dots)
+        assert all(("inputPrecision = tf32" in dot) == (precision == "tf32") for dot in dots)
+        # h and y are rounded where they are stored, and nowhere else.
+        stores = re.findall(r"tt\.store [^\n]*", kernel["ir"])
+        assert len(stores) == (1 + weights if kernel is up else 1)
+        assert sum("f32" not in store for store in stores) == (dtype != "float32")
+        # Products are rounded before they are added.
+        assert count(r"math\.fma|llvm\.fma", kernel) == 0
+        warps, stages = launch._schedule(tiles, DEVICES[device], dtype, weights)
+        assert (kernel["num_warps"], kernel["num_stages"]) == (warps, stages)
+        assert kernel["grid_x"] == -(-m // tiles.m) * -(-outer // tiles.n)
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_activation_is_spelled_in_hardware_steps(name):
+    problem = Problem(m=33, in_features=64, hidden_features=64, out_features=64, activation=name, dtype="bfloat16")
+    up, down = kernels(problem, DEVICES["H200"])
+    smooth = name in ("gelu", "gelu_tanh", "quick_gelu", "silu", "sigmoid", "tanh")
+    assert count("exp2", up) == (1 if smooth else 0)
+    assert count(r"arith\.divf", up) == int(smooth)
+    assert count(r"__nv_(?!exp2f|fabsf)", up) == 0
+    assert count(r"exp2|arith\.divf", down) == 0
+
+
+@pytest.mark.parametrize("split_k", [1, 2, 3])
+def test_one_chain_a_split(split_k):
+    problem = Problem(m=16, in_features=1024, hidden_features=1024, out_features=64, dtype="float16")
+    for kernel in kernels(problem, DEVICES["H200"], split_k=split_k):
+        assert count(r"scf\.for", kernel) == split_k
+        assert count(r"tt\.dot", kernel) == split_k
+
+
+def test_offsets_are_wide_where_they_must_be():
+    """A pointer's offset is 64-bit as soon as an array has more than 2^31 elements."""
+    layer = {"in_features": 4096, "hidden_features": 64, "out_features": 64, "dtype": "bfloat16"}
+    small, _ = kernels(Problem(m=2**10, **layer), DEVICES["H200"])
+    large, _ = kernels(Problem(m=2**19 + 1, **layer), DEVICES["H200"])
+    wide = r"tt\.addptr [^\n]*xi64>"
+    assert count(wide, small) == 0
+    assert count(wide, large) > 0
+
+
+def test_float32_dot_is_not_left_to_a_default():
+    problem = Problem(m=33, in_features=64, hidden_features=64, out_features=64)
+    with jax.default_matmul_precision("bfloat16"):
+        for kernel in kernels(problem, DEVICES["H200"]):
+            assert count("tt.dot", kernel) == 1
+            assert count("inputPrecision = (tf32|bf16)", kernel) == 0

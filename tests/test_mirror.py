@@ -1,0 +1,141 @@
+"""The twins, held against each other: the same files, the same public names, the same parameters in the same order."""
+
+import ast
+import shutil
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+# What each framework says in its own way, and nothing else. (file, name) -> why.
+ONLY_JAX_FILES = {"linen.py"}
+ONLY_HERE = {
+    ("device.py", "interpreted"): "Triton keeps this switch itself",
+    ("module.py", "promote"): "Flax separates what is stored from what is computed in",
+}
+IDIOMS = {"use_bias": "bias", "__call__": "forward"}
+# Framework arguments that the other has no use for.
+OWN_PARAMETERS = {"rngs", "param_dtype", "device", "dtype"}
+METHODS_OF_ONE = {"extra_repr"}
+
+
+def surface(package: Path, file: str) -> dict[str, list[str]]:
+    """Public functions, classes and methods of a file, and kernels: name -> parameter names; constants: name -> []."""
+    found: dict[str, list[str]] = {}
+
+    def visit(body: list[ast.stmt], prefix: str = "") -> None:
+        for node in body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                found[node.name] = []
+                visit(node.body, f"{node.name}.")
+            elif isinstance(node, ast.FunctionDef) and (not node.name.startswith("_") or node.name[:2] == "__"):
+                args = node.args
+                names = [a.arg for a in args.posonlyargs + args.args + args.kwonlyargs]
+                found[prefix + IDIOMS.get(node.name, node.name)] = [
+                    IDIOMS.get(n, n) for n in names if n not in OWN_PARAMETERS
+                ]
+            elif isinstance(node, ast.Assign | ast.AnnAssign) and not prefix:
+                targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+                found.update({t.id: [] for t in targets if isinstance(t, ast.Name) and not t.id.startswith("_")})
+
+    visit(ast.parse((package / file).read_text()).body)
+    return {name: names for name, names in found.items() if name.split(".")[-1] not in METHODS_OF_ONE}
+
+
+def files(package: Path) -> set[str]:
+    return {str(path.relative_to(package)) for path in package.rglob("*.py")} - ONLY_JAX_FILES
+
+
+def differences(root: Path) -> list[str]:
+    """Each way in which the twins under ``root`` are not mirrors, in words."""
+    jax, torch = root / "jaxfused", root / "torchfused"
+    found = [f"{file} is in one twin only" for file in files(jax) ^ files(torch)]
+    for file in sorted(files(jax) & files(torch)):
+        here, there = surface(jax, file), surface(torch, file)
+        if file.startswith("kernels/"):
+            # References against pointers and strides, so the bodies' signatures differ; the kernels are the same.
+            here, there = ({name: [] for name in side if name.endswith("_kernel")} for side in (here, there))
+        found += [f"{file}: {n} is in one twin only" for n in here.keys() ^ there.keys() if (file, n) not in ONLY_HERE]
+        found += [
+            f"{file}: {name}({', '.join(here[name])}) against ({', '.join(there[name])})"
+            for name in here.keys() & there.keys()
+            if here[name] != there[name]
+        ]
+    return found
+
+
+def helpers(package: Path, file: str) -> dict[str, list[str]]:
+    """Private functions: name -> parameter names."""
+    nodes = ast.parse((package / file).read_text()).body
+    functions = [node for node in nodes if isinstance(node, ast.FunctionDef) and node.name.startswith("_")]
+    return {f.name: [a.arg for a in f.args.posonlyargs + f.args.args + f.args.kwonlyargs] for f in functions}
+
+
+def test_the_twins_are_mirrors():
+    assert differences(ROOT) == []
+
+
+def test_launch_and_kernels_have_the_same_helpers():
+    for file in ("launch.py", "kernels/tiled.py"):
+        here, there = helpers(ROOT / "jaxfused", file), helpers(ROOT / "torchfused", file)
+        assert here.keys() == there.keys()
+        if file == "launch.py":
+            assert here == there
+
+
+def test_constants_and_schedules_are_the_same():
+    """What changes speed only is one decision, written twice: word for word."""
+
+    def text(package: str, name: str) -> str:
+        nodes = ast.parse((ROOT / package / "launch.py").read_text()).body
+        (node,) = [n for n in nodes if getattr(n, "name", None) == name or ast.unparse(n).startswith(f"{name} =")]
+        return ast.unparse(node)
+
+    for name in ("_GROUP_M", "_schedule"):
+        assert text("jaxfused", name) == text("torchfused", name)
+
+
+def test_modules_take_the_same_arguments():
+    linen = ast.parse((ROOT / "jaxfused/linen.py").read_text()).body
+    (module,) = [node for node in linen if isinstance(node, ast.ClassDef) and node.name == "FusedMLP"]
+    fields = [node.target.id for node in module.body if isinstance(node, ast.AnnAssign)]
+    taken = surface(ROOT / "torchfused", "module.py")["FusedMLP.__init__"]
+    assert ["self"] + [IDIOMS.get(name, name) for name in fields if name not in OWN_PARAMETERS] == taken
+
+
+CHANGES = {
+    "renamed parameter": ("torchfused/functional.py", "w_gate", "gate_w", "functional.py: fused_mlp("),
+    "renamed function": (
+        "jaxfused/reference.py",
+        "def mlp(",
+        "def unfused(",
+        "reference.py: unfused is in one twin only",
+    ),
+    "renamed kernel": (
+        "jaxfused/kernels/tiled.py",
+        "linear_fwd_kernel",
+        "gemm_kernel",
+        "tiled.py: gemm_kernel is in one",
+    ),
+    "dropped export": ("torchfused/__init__.py", "__all__ =", "exports =", "__init__.py: exports is in one twin only"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_difference_is_seen(change, tmp_path):
+    for package in ("jaxfused", "torchfused"):
+        shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
+    assert differences(tmp_path) == []
+    file, old, new, seen = CHANGES[change]
+    path = tmp_path / file
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new))
+    assert any(seen in difference for difference in differences(tmp_path)), differences(tmp_path)
+
+
+def test_a_missing_file_is_seen(tmp_path):
+    for package in ("jaxfused", "torchfused"):
+        shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / "torchfused/device.py").unlink()
+    assert differences(tmp_path) == ["device.py is in one twin only"]

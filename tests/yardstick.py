@@ -1,0 +1,148 @@
+"""What the twins' tests measure with: one problem drawn, its oracle, and the verdict on what a twin gives for it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cache
+
+import numpy as np
+
+from parity.bounds import Bounds, Profile, StageBound, between
+from parity.compare import Comparison, compare
+from parity.contract.activations import ACTIVATIONS
+from parity.contract.plan import Plan, Tiles
+from parity.contract.problem import Problem
+from parity.contract.tolerance import VERDICTS, Arithmetic
+from parity.gpu import find_gpu
+from parity.oracle import Oracle, Stages, evaluate
+from parity.pairwise import Row, cover
+from parity.stimulus import generate
+
+ARITHMETIC: Arithmetic = "ieee" if find_gpu() is None else "tensor"
+
+# Not a multiple of any tile, one of everything, one more than a tile, nothing at all: (m, in, hidden, out).
+SHAPES = {
+    "primes": (37, 53, 67, 31),
+    "ones": (1, 1, 1, 1),
+    "one-over": (17, 33, 65, 17),
+    "even": (16, 64, 32, 48),
+    "tall": (97, 5, 7, 3),
+    "empty": (0, 12, 20, 9),
+}
+SMALL, UNLIKE = Tiles(m=16, n=16, k=16), Tiles(m=32, n=16, k=32)
+PLANS = {
+    "auto": Plan(),
+    "small": Plan(up=SMALL, down=UNLIKE),
+    "split2": Plan(up=UNLIKE, down=SMALL, split_k=2),
+    "split4-3": Plan(up=SMALL, down=SMALL, split_k=(4, 3)),
+}
+PRECISIONS = {"fp32": ("float32", "ieee"), "tf32": ("float32", "tf32"), "fp16": ("float16", "ieee")}
+if find_gpu() is not None:
+    PRECISIONS["bf16"] = ("bfloat16", "ieee")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Draw:
+    """One problem, the plan it is run by, its operands in the canonical ``[in, out]`` layout, and its oracle."""
+
+    problem: Problem
+    plan: Plan
+    arrays: Mapping[str, np.ndarray]
+    oracle: Oracle
+
+    @property
+    def options(self) -> dict:
+        return {"activation": self.problem.activation, "precision": self.problem.precision, "plan": self.plan}
+
+    def bounds(self, *, fused: bool = True, local: bool = False) -> dict[str, StageBound]:
+        bounds = Bounds(self.oracle, self.plan)
+        found, exact = bounds.of(Profile(fused=fused, arithmetic=ARITHMETIC), local=local), bounds.exact()
+        return {stage: between(found[stage], exact[stage]) for stage in found}
+
+    def verdicts(self, found: Stages, *, fused: bool = True) -> dict[str, Comparison]:
+        """Each stage of ``found`` against the oracle; of a fused run also each step alone, from its own input."""
+        bounds = self.bounds(fused=fused)
+        out = {stage: compare(found[stage], self.oracle.rounded[stage], bounds[stage]) for stage in found}
+        if fused and {"s", "h", "y"} <= found.keys():
+            alone = self.oracle.after(found)
+            steps = self.bounds(local=True)
+            out |= {f"{stage} alone": compare(found[stage], alone[stage], steps[stage]) for stage in ("h", "y")}
+        return out
+
+    def accepts(self, found: Stages, *, fused: bool = True) -> bool:
+        worst = VERDICTS.index("WITHIN_STAT")
+        return all(VERDICTS.index(v.verdict) <= worst for v in self.verdicts(found, fused=fused).values())
+
+    def check(self, found: Stages, *, fused: bool = True) -> None:
+        assert set(found) <= set(self.oracle.rounded)
+        assert self.accepts(found, fused=fused), self.verdicts(found, fused=fused)
+
+
+def draw(
+    shape: tuple[int, int, int, int], *, biases: str = "", plan: Plan | None = None, kind: str = "normal", **fields
+) -> Draw:
+    """A Draw of Problem(``shape``, ``fields``); ``biases`` are letters of u(p), g(ate), d(own)."""
+    m, k, h, n = shape
+    problem = Problem(
+        m=m, in_features=k, hidden_features=h, out_features=n,
+        bias_up="u" in biases, bias_gate="g" in biases, bias_down="d" in biases, **fields,
+    )  # fmt: skip
+    arrays = generate(problem, kind, seed=m + k + h + n)
+    return Draw(problem=problem, plan=plan or Plan(), arrays=arrays, oracle=evaluate(problem, arrays))
+
+
+@cache
+def rows() -> dict[str, Row]:
+    """Every activation plain and gated; biases, precisions, shapes and plans pairwise with all of it. By name."""
+    factors = {
+        "activation": tuple(ACTIVATIONS),
+        "gated": (False, True),
+        "up": ("", "u"),
+        "gate": ("", "g"),
+        "down": ("", "d"),
+        "precision": tuple(PRECISIONS),
+        "shape": tuple(SHAPES),
+        "plan": tuple(PLANS),
+    }
+    found = cover(factors, ("activation", "gated"), lambda row: row["gated"] or not row["gate"])
+    return {"-".join(str(value) for value in row.values()): row for row in found}
+
+
+def draw_row(name: str) -> Draw:
+    row = rows()[name]
+    dtype, precision = PRECISIONS[str(row["precision"])]
+    return draw(
+        SHAPES[str(row["shape"])], biases=f"{row['up']}{row['gate']}{row['down']}", plan=PLANS[str(row["plan"])],
+        activation=str(row["activation"]), gated=bool(row["gated"]), dtype=dtype, precision=precision,
+    )  # fmt: skip
+
+
+def mutants(drawn: Draw) -> dict[str, Draw]:
+    """``drawn`` with one thing wrong each; a kernel that made it would give what a right one gives for these."""
+    arrays, problem = dict(drawn.arrays), drawn.problem
+
+    def with_zeros(name: str, index) -> Draw:
+        changed = arrays[name].copy()
+        changed[index] = 0
+        return replace(drawn, arrays=arrays | {name: changed})
+
+    def without(name: str) -> Draw:
+        return replace(drawn, arrays={key: value for key, value in arrays.items() if key != name})
+
+    found = {
+        "last k dropped": with_zeros("x", (slice(None), -1)),
+        "last hidden dropped": with_zeros("w_down", (-1, slice(None))),
+        "last row not computed": with_zeros("x", (-1, slice(None))),
+        "columns swapped": replace(drawn, arrays=arrays | {"w_up": arrays["w_up"][:, ::-1].copy()}),
+        **{f"{name} skipped": without(name) for name in arrays if name.startswith("b_")},
+    }
+    if problem.gated:
+        swapped = {"w_up": arrays["w_gate"], "w_gate": arrays["w_up"]}
+        found["gate and up swapped"] = replace(drawn, arrays=arrays | swapped)
+    twin = {"gelu": "gelu_tanh", "gelu_tanh": "gelu", "silu": "quick_gelu", "quick_gelu": "silu", "relu": "identity"}
+    if problem.activation in twin:
+        found["wrong activation"] = replace(drawn, problem=replace(problem, activation=twin[problem.activation]))
+    if problem.precision == "tf32":
+        found["not tf32"] = replace(drawn, problem=replace(problem, precision="ieee"))
+    elif problem.dtype == "float32":
+        found["tf32 unasked"] = replace(drawn, problem=replace(problem, precision="tf32"))
+    return found
