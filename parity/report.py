@@ -89,7 +89,7 @@ def check_writable(path: Path) -> None:
 
 
 def to_json(content: dict[str, Any]) -> str:
-    """Strict JSON, a case a line: a NaN or an infinity would be an error here, not a surprise in the reader's parser."""
+    """Strict JSON, a case a line: a NaN or an infinity is an error here, not a surprise in the reader's parser."""
     head = json.dumps({name: value for name, value in content.items() if name != "cases"}, indent=1, allow_nan=False)
     cases = (json.dumps(case, separators=(",", ":"), allow_nan=False) for case in content["cases"])
     return head.removesuffix("\n}") + ',\n "cases": [\n' + ",\n".join(cases) + "\n ]\n}\n"
