@@ -1,5 +1,7 @@
 """The command line: ``python -m parity run`` and ``list``. Exit code 0: nothing is red; 1: something is; 2: misuse."""
 
+import bisect
+import os
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -51,6 +53,7 @@ def run(
     json: Annotated[Path | None, typer.Option(help="Where to write every number, as JSON.")] = None,
     junit: Annotated[Path | None, typer.Option(help="Where to write JUnit XML.")] = None,
     commit: Annotated[str | None, typer.Option(help="The commit, where the working tree has no repository.")] = None,
+    jobs: Annotated[int | None, typer.Option(help="Cases at a time; more than one on a GPU's host.", min=1)] = None,
     limit: Annotated[float, typer.Option(help="Seconds a worker may take for one case.", min=1)] = CASE_SECONDS,
 ) -> None:
     """Runs a suite: both twins and their frameworks' own MLPs, against each other and a float64 oracle."""
@@ -62,7 +65,14 @@ def run(
         except OSError as error:
             raise typer.BadParameter(f"cannot write {path}: {error}") from None
     name = "gpu" if gpu else "cpu"
-    where = Where(device=gpu.device if gpu else Device(kind="interpreter"), workers=specs(name), case_seconds=limit)
+    where = Where(
+        device=gpu.device if gpu else Device(kind="interpreter"),
+        workers=specs(name),
+        case_seconds=limit,
+        # Two workers and the oracle keep four cores busy; the interpreters would take turns on two.
+        jobs=jobs or (max(1, min(4, (os.cpu_count() or 1) // 4)) if gpu else 1),
+    )
+    order = {case.name: index for index, case in enumerate(chosen)}
     facts = environment(name, gpu, commit)
     outcomes: list[Outcome] = []
     written = time.monotonic()
@@ -75,7 +85,7 @@ def run(
 
     def done(outcome: Outcome) -> None:
         nonlocal written
-        outcomes.append(outcome)
+        bisect.insort(outcomes, outcome, key=lambda known: order[known.case.name])
         if time.monotonic() - written > CHECKPOINT_SECONDS:
             write()
             written = time.monotonic()

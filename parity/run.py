@@ -1,10 +1,12 @@
 """The run: a case's inputs to both workers, their results to the judge; whatever goes wrong, the next case follows."""
 
+import queue
 import shutil
 import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,11 +40,13 @@ class Outcome:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Where:
-    """The machine of a run: ``device`` decides what is skipped and which bounds hold, ``workers`` how it is reached."""
+    """The machine of a run: ``device`` decides what is skipped and which bounds hold, ``workers`` how it is reached,
+    ``jobs`` how many cases are under way at a time, each with workers of its own."""
 
     device: Device
     workers: Sequence[Spec]
     case_seconds: float = CASE_SECONDS
+    jobs: int = 1
 
     @property
     def arithmetic(self) -> Arithmetic:
@@ -56,33 +60,51 @@ class Where:
 
 
 def run(cases: Iterable[Case], where: Where, done: Callable[[Outcome], None]) -> dict[str, Any]:
-    """Runs ``cases`` in order and hands each Outcome to ``done``. Returns the workers' greetings (device, versions).
+    """Runs ``cases``, ``where.jobs`` at a time, and hands each Outcome to ``done`` as it comes, in this thread.
 
-    Workers and temporary files are gone when it ends, also by an exception.
+    Returns the workers' greetings (device, versions). Workers and temporary files are gone when it ends, also by an
+    exception.
     """
-    workers = [Worker(spec) for spec in where.workers]
+    lanes = [[Worker(spec) for spec in where.workers] for _ in range(where.jobs)]
+    free: queue.SimpleQueue[list[Worker]] = queue.SimpleQueue()
+    for lane in lanes:
+        free.put(lane)
+
+    def one(case: Case) -> Outcome:
+        lane = free.get()
+        try:
+            return _outcome(case, where, lane)
+        finally:
+            free.put(lane)
+
+    pool = ThreadPoolExecutor(where.jobs)
     try:
-        for case in cases:
-            started = time.monotonic()
-            reason = case.skip_reason(where.device)
-            if reason:
-                done(Outcome(case=case, status=SKIPPED, reason=reason))
-                continue
-            folder = Path(tempfile.mkdtemp(prefix="parity-"))
-            fields: dict[str, Any]
-            try:
-                fields = _attempt(case, where, workers, folder)
-            except Exception:
-                fields = {"status": ERROR, "reason": traceback.format_exc()}
-                for worker in workers:
-                    worker.close()  # its reply may still be on the way
-            finally:
-                shutil.rmtree(folder, ignore_errors=True)
-            done(Outcome(case=case, seconds=time.monotonic() - started, **fields))
-        return {worker.spec.name: worker.hello for worker in workers}
+        for outcome in as_completed([pool.submit(one, case) for case in cases]):
+            done(outcome.result())
+        return {worker.spec.name: worker.hello for worker in lanes[0]}
     finally:
-        for worker in workers:
+        pool.shutdown(wait=False, cancel_futures=True)
+        for worker in (worker for lane in lanes for worker in lane):
             worker.close()
+        pool.shutdown()
+
+
+def _outcome(case: Case, where: Where, workers: list[Worker]) -> Outcome:
+    started = time.monotonic()
+    reason = case.skip_reason(where.device)
+    if reason:
+        return Outcome(case=case, status=SKIPPED, reason=reason)
+    folder = Path(tempfile.mkdtemp(prefix="parity-"))
+    fields: dict[str, Any]
+    try:
+        fields = _attempt(case, where, workers, folder)
+    except Exception:
+        fields = {"status": ERROR, "reason": traceback.format_exc()}
+        for worker in workers:
+            worker.close()  # its reply may still be on the way
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    return Outcome(case=case, seconds=time.monotonic() - started, **fields)
 
 
 def _attempt(case: Case, where: Where, workers: list[Worker], folder: Path) -> dict[str, Any]:

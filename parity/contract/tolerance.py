@@ -14,11 +14,11 @@ Notation: ``u`` the unit roundoff of the data type, ``e = 2^-24`` that of float3
 term truncated to 25 fraction bits below the largest exponent, the sum truncated to float32:
 
     det:  |ds| <= 5.25 q 2^-23 A                          one ulp for the sum, (16 + 1) 2^-2 ulp for the terms
-    stat: |ds| <= ((LAMBDA sqrt(q) + q / 6) R + q / 5 |s|) 2^-23
+    stat: |ds| <= (LAMBDA sqrt(q + (0.104 q)^2) R + 0.18 q |s|) 2^-23
 
-Truncation is biased: an add loses 0.36 ulp of the partial sum on average. On its way to s, a walk of step R / sqrt(q)
-has the mean size |s| / 2 + 0.31 R at most (a bridge from 0 to s): q adds lose (0.18 |s| + 0.11 R) q, kept as q / 5 and
-q / 6.
+Truncation is biased: an add loses 0.36 ulp of the partial sum p on average, q of them ``0.36 q mean(p)``. On its way to
+s a walk of q steps has a mean of s / 2, give or take R / sqrt(12) (the area under a Brownian bridge): 0.18 q s, and
+0.104 q R that adds in squares to the sqrt(q) R of the roundings themselves.
 
 A bias adds ``e (|s| + |b|)``. tf32 rounds both inputs to 10 fraction bits: the oracle rounds them likewise, a runner
 that truncates or does not round differs by up to ``2 * 2^-10 A``. XLA turns a one-row GEMM of 16-bit type into products
@@ -47,6 +47,8 @@ from typing import Literal
 LAMBDA = 6.0
 UNFUSED_ROUNDINGS = 8.0
 FLOAT32_ROUNDOFF = 2.0**-24
+# What truncation takes from a number, on average, in units of 2^-23 of its size: half an ulp, 1 / (2 ln 2) of 2^-23.
+TRUNCATION = 0.25 / math.log(2.0)
 
 Arithmetic = Literal["ieee", "tensor"]
 
@@ -69,12 +71,9 @@ def chain_bound(length: int, arithmetic: Arithmetic, terms: int = 16) -> ChainBo
         walk, unit = math.sqrt(steps), FLOAT32_ROUNDOFF
         return ChainBound(det=steps * unit, stat=LAMBDA * walk * unit, rms=walk * unit, bias=0.0)
     adds = math.ceil(length / terms)
-    walk, unit = math.sqrt(adds), 2.0 * FLOAT32_ROUNDOFF
+    walk, unit = math.hypot(math.sqrt(adds), TRUNCATION / math.sqrt(12.0) * adds), 2.0 * FLOAT32_ROUNDOFF
     return ChainBound(
-        det=5.25 * adds * unit,
-        stat=(LAMBDA * walk + adds / 6) * unit,
-        rms=(walk + adds / 6) * unit,
-        bias=adds / 5 * unit,
+        det=5.25 * adds * unit, stat=LAMBDA * walk * unit, rms=walk * unit, bias=TRUNCATION / 2.0 * adds * unit
     )
 
 
