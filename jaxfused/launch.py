@@ -1,6 +1,6 @@
 """Plan -> grids, outputs and launches. What only changes speed (warps, pipeline stages, tile order) stands here."""
 
-from functools import partial
+from functools import lru_cache, partial
 
 import jax
 from jax import Array
@@ -94,6 +94,7 @@ def _linear(
     return dict(zip(out, results, strict=True))
 
 
+@lru_cache(maxsize=4096)
 def _schedule(tiles: Tiles, device: Device, dtype: str, weights: int) -> tuple[int, int]:
     """Warps for the accumulators' registers, as many pipeline stages as shared memory holds."""
     large = tiles.m * tiles.n >= 128 * 64

@@ -64,6 +64,7 @@ def stages(
 
 
 def _linear(x: Array, w: Array, b: Array | None, precision: str) -> Array:
-    # XLA's default precision is tf32 for float32 on a GPU; for 16-bit types the two do the same.
-    y = jnp.matmul(x, w, precision=lax.Precision.HIGHEST if precision == "ieee" else lax.Precision.DEFAULT)
+    # XLA's default precision is tf32 for float32 on a GPU; for 16-bit types a higher one takes a slow path.
+    highest = precision == "ieee" and x.dtype == jnp.float32
+    y = jnp.matmul(x, w, precision=lax.Precision.HIGHEST if highest else lax.Precision.DEFAULT)
     return y if b is None else y + jnp.broadcast_to(b, y.shape)

@@ -84,9 +84,11 @@ def test_choices_and_their_reasons():
     assert choose(problem(), CPU).plan == LIBRARY
     assert choose(problem(), T4).plan == LIBRARY
     assert "compute capability 8.0, Tesla T4 has 7.5" in choose(problem(), T4).why
-    assert choose(problem(FEW_ROWS), H200).plan.strategy is Strategy.TILED
-    assert choose(problem(FEW_ROWS + 1), H200).plan == LIBRARY
-    assert choose(problem(FEW_ROWS + 1), H200).why.startswith("17 rows are bound by arithmetic")
+    assert choose(problem(FEW_ROWS, dtype="bfloat16"), H200).plan.strategy is Strategy.TILED
+    assert choose(problem(FEW_ROWS + 1, dtype="bfloat16"), H200).plan == LIBRARY
+    assert choose(problem(FEW_ROWS + 1, dtype="bfloat16"), H200).why.startswith("17 rows are bound by arithmetic")
+    assert choose(problem(1), H200).plan == LIBRARY
+    assert choose(problem(1), H200).why.startswith("float32 runs without tensor cores")
     assert choose(problem(4096), INTERPRETER).plan.strategy is Strategy.TILED
     forced = choose(problem(4096), H200, Plan(split_k=2))
     assert (forced.plan.strategy, forced.plan.split_k, forced.why) == (Strategy.TILED, (2, 2), "forced by the caller")

@@ -1,9 +1,9 @@
 """Plan -> grids, outputs and launches. What only changes speed (warps, pipeline stages, tile order) stands here."""
 
+from functools import lru_cache
 from typing import Any
 
 import torch
-import triton
 
 from parity.contract.plan import Gemm, Plan, Tiles, stage_bytes
 from parity.contract.problem import Device
@@ -69,7 +69,7 @@ def _linear(
         return out
     warps, stages = _schedule(tiles, device, str(x.dtype).removeprefix("torch."), 1 if gate is None else 2)
     # An absent operand is never touched: w stands in for its pointer.
-    kernel: Any = linear_fwd_kernel[(triton.cdiv(m, tiles.m) * triton.cdiv(n, tiles.n),)]
+    kernel: Any = linear_fwd_kernel[(-(m // -tiles.m) * -(n // -tiles.n),)]
     kernel(
         x,
         w,
@@ -107,6 +107,7 @@ def _linear(
     return out
 
 
+@lru_cache(maxsize=4096)
 def _schedule(tiles: Tiles, device: Device, dtype: str, weights: int) -> tuple[int, int]:
     """Warps for the accumulators' registers, as many pipeline stages as shared memory holds."""
     large = tiles.m * tiles.n >= 128 * 64

@@ -6,6 +6,7 @@ lives in each twin's launch.py.
 
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from functools import lru_cache
 
 from .dtypes import DTYPES
 from .errors import UnsupportedError
@@ -112,6 +113,7 @@ class Choice:
     why: str
 
 
+@lru_cache(maxsize=4096)
 def choose(problem: Problem, device: Device, forced: Plan | None = None) -> Choice:
     """The plan that will run: ``forced``, completed with tiles, or the automatic one.
 
@@ -134,7 +136,14 @@ def choose(problem: Problem, device: Device, forced: Plan | None = None) -> Choi
 
 def _slower(problem: Problem, device: Device) -> str | None:
     """Why the library is the faster choice, where it was measured to be."""
-    if device.kind == "gpu" and problem.m > FEW_ROWS:
+    if device.kind != "gpu":
+        return None
+    if problem.dtype == "float32":
+        return (
+            "float32 runs without tensor cores, or needs its inputs rounded to tf32 first, and the vendor's GEMM is "
+            "faster there (measured 3 to 9 times at one row in IEEE float32)"
+        )
+    if problem.m > FEW_ROWS:
         return (
             f"{problem.m} rows are bound by arithmetic, where the vendor's GEMM is faster than the portable kernels "
             f"(measured 1.0 to 1.4 times from {4 * FEW_ROWS} rows on); up to {FEW_ROWS} rows the fused kernels run"
