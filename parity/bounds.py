@@ -20,7 +20,7 @@ from .contract.tolerance import (
     ChainBound,
     chain_bound,
 )
-from .oracle import FUNCTIONS, Oracle
+from .oracle import FUNCTIONS, Oracle, Stages
 from .rounding import ulp
 
 LARGE_FLOPS = 1e9
@@ -163,18 +163,19 @@ class Bounds:
         )
         return {stage: _finite(allowance, rounded[stage]) for stage, allowance in found.items()}
 
-    def of(self, profile: Profile, *, local: bool = False) -> dict[str, Allowance]:
-        """A runner's allowances; ``local``: each stage against the oracle applied to the runner's previous stage."""
-        problem, rounded = self.problem, self.oracle.rounded
+    def of(self, profile: Profile, *, after: Stages | None = None) -> dict[str, Allowance]:
+        """A runner's allowances. ``after``: those of each stage by itself, against the oracle applied to the runner's
+        own previous stage; the spacing of h and y is then that of these values, which may lie in another binade."""
+        problem, rounded = self.problem, self.oracle.rounded if after is None else after
         with np.errstate(all="ignore"):
             s = self._pre(profile, "s")
             u = self._pre(profile, "u") if problem.gated else None
             found = {"s": _plain(s)} | ({"u": _plain(u)} if u else {})
-            h = self._hidden(profile, s.map(np.zeros_like), u and u.map(np.zeros_like)) if local else None
-            h = h or self._hidden(profile, s, u)
+            before = (s, u) if after is None else (s.map(np.zeros_like), u and u.map(np.zeros_like))
+            h = self._hidden(profile, *before)
             found["h"] = self._round(h, rounded["h"])
             down = self._gemm(profile, self.down, rounded["y"], "b_down", 1)
-            found["y"] = self._round(down, rounded["y"], None if local else h)
+            found["y"] = self._round(down, rounded["y"], h if after is None else None)
         return {stage: _finite(allowance, rounded[stage]) for stage, allowance in found.items()}
 
     def _pre(self, profile: Profile, stage: str) -> Drift:

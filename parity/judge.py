@@ -59,8 +59,6 @@ def judge(
     }
     of = {fused: bounds.of(profile) for fused, profile in profiles.items()}
     exact = bounds.exact()
-    local = bounds.of(profiles[True], local=True)
-    step = {stage: between(allowance, exact[stage]) for stage, allowance in local.items()}
     allowed = {runner: of[runner in FUSED] for runner in results} | {ORACLE: exact, PURE: bounds.pure()}
     values = results | {ORACLE: oracle.rounded, PURE: oracle.pure}
     names = [runner for runner in RUNNERS if runner in results]
@@ -73,7 +71,9 @@ def judge(
         pairs += _stages(demands, a, b, values[a], values[b], distance)
     for runner in names:
         if runner in FUSED:
-            pairs += _stages(case.demands, runner, STEP, results[runner], oracle.after(results[runner]), step)
+            after = oracle.after(results[runner])
+            step = {s: between(own, exact[s]) for s, own in bounds.of(profiles[True], after=after).items()}
+            pairs += _stages(case.demands, runner, STEP, results[runner], after, step)
     return pairs
 
 

@@ -53,9 +53,9 @@ class Draw:
     def options(self) -> dict:
         return {"activation": self.problem.activation, "precision": self.problem.precision, "plan": self.plan}
 
-    def bounds(self, *, fused: bool = True, local: bool = False) -> dict[str, StageBound]:
+    def bounds(self, *, fused: bool = True, after: Stages | None = None) -> dict[str, StageBound]:
         bounds = Bounds(self.oracle, self.plan)
-        found, exact = bounds.of(Profile(fused=fused, arithmetic=ARITHMETIC), local=local), bounds.exact()
+        found, exact = bounds.of(Profile(fused=fused, arithmetic=ARITHMETIC), after=after), bounds.exact()
         return {stage: between(found[stage], exact[stage]) for stage in found}
 
     def verdicts(self, found: Stages, *, fused: bool = True) -> dict[str, Comparison]:
@@ -64,7 +64,7 @@ class Draw:
         out = {stage: compare(found[stage], self.oracle.rounded[stage], bounds[stage]) for stage in found}
         if fused and {"s", "h", "y"} <= found.keys():
             alone = self.oracle.after(found)
-            steps = self.bounds(local=True)
+            steps = self.bounds(after=alone)
             out |= {f"{stage} alone": compare(found[stage], alone[stage], steps[stage]) for stage in ("h", "y")}
         return out
 
