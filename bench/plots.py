@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 import matplotlib
@@ -98,7 +99,9 @@ def speedup(rows: list[Row]) -> Figure | None:
         single = len({m for m, _ in bars}) == 1
         for (m, twin), height in bars.items():
             title, tick = (
-                ("measured at one size", f"{work.label}\nM={_short(m)}") if single else (work.label, _short(m))
+                ("measured at one size", f"{fill(work.label, 14)}\nM={_short(m)}")
+                if single
+                else (work.label, _short(m))
             )
             groups.setdefault(title, {})[tick, twin] = height
     if not groups:

@@ -38,4 +38,5 @@ def _gpu(device: Any) -> Device:
         sm_count=device.core_count,
         smem_bytes=smem_of(capability),
         capability=capability,
+        library="xla",
     )

@@ -4,7 +4,7 @@ import pytest
 
 from parity.contract.errors import UnsupportedError
 from parity.contract.explanation import explain
-from parity.contract.plan import LIBRARY, Plan, Tiles
+from parity.contract.plan import LIBRARY, Plan
 from parity.contract.problem import Device, Problem
 from parity.contract.roofs import ROOFS
 
@@ -17,7 +17,7 @@ HIDDEN = 2 * 16 * 256
 
 
 def test_fused_counts():
-    found = explain(LAYER, H200)
+    found = explain(LAYER, H200, Plan())
     assert found.launches == 2
     assert found.floor_bytes == WEIGHTS + IO
     assert found.bytes_moved == WEIGHTS + IO + 2 * HIDDEN

@@ -1,6 +1,7 @@
 """choose(problem, device): every decision and refusal, without a GPU."""
 
 import re
+from dataclasses import replace
 from itertools import product
 
 import pytest
@@ -87,6 +88,13 @@ def test_choices_and_their_reasons():
     assert choose(problem(FEW_ROWS, dtype="bfloat16"), H200).plan.strategy is Strategy.TILED
     assert choose(problem(FEW_ROWS + 1, dtype="bfloat16"), H200).plan == LIBRARY
     assert choose(problem(FEW_ROWS + 1, dtype="bfloat16"), H200).why.startswith("17 rows are bound by arithmetic")
+    assert choose(problem(1, dtype="bfloat16", in_features=1600), H200).plan == LIBRARY
+    narrow = problem(1 << 18, dtype="bfloat16", in_features=64, hidden_features=128, out_features=64)
+    assert choose(narrow, H200).plan.strategy is Strategy.TILED
+    large = {"dtype": "bfloat16", "in_features": 4096, "hidden_features": 4096}
+    assert choose(problem(1, **large), H200).plan.strategy is Strategy.TILED
+    assert choose(problem(1, **large), replace(H200, library="xla")).plan == LIBRARY
+    assert choose(problem(1, dtype="bfloat16"), replace(H200, library="xla")).plan.strategy is Strategy.TILED
     assert choose(problem(1), H200).plan == LIBRARY
     assert choose(problem(1), H200).why.startswith("float32 runs without tensor cores")
     assert choose(problem(4096), INTERPRETER).plan.strategy is Strategy.TILED

@@ -76,7 +76,8 @@ class Problem:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Device:
     """Where the kernels run. ``kind`` "interpreter" is a CPU with the framework's kernel interpreter switched on,
-    "cpu" one without. ``smem_bytes`` is the shared memory one program may use; ``capability`` the CUDA one.
+    "cpu" one without. ``smem_bytes`` is the shared memory one program may use; ``capability`` the CUDA one; ``library``
+    whose GEMMs a library plan runs here.
     """
 
     kind: Literal["gpu", "interpreter", "cpu"]
@@ -84,6 +85,7 @@ class Device:
     sm_count: int = 1
     smem_bytes: int = 0
     capability: tuple[int, int] = (0, 0)
+    library: Literal["torch", "xla"] = "torch"
 
 
 def smem_of(capability: tuple[int, int]) -> int:
