@@ -4,7 +4,7 @@ import pytest
 
 from parity.contract.errors import UnsupportedError
 from parity.contract.explanation import explain
-from parity.contract.plan import LIBRARY, Plan
+from parity.contract.plan import LIBRARY, Plan, Tiles
 from parity.contract.problem import Device, Problem
 from parity.contract.roofs import ROOFS
 
