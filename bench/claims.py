@@ -151,7 +151,10 @@ def _launches(s: Setting) -> Claim:
         verdict = "holds" if before == 3 else f"holds, from {before:g}"
         if after > 1:
             verdict = f"does not hold: {after:g} launches"
-    why = "two GEMMs, the activation, and what the library launches besides: at one row it splits K and adds up. Counted from the profiler's trace."
+    why = (
+        "two GEMMs, the activation, and what the library launches besides: at one row it splits K and adds up. "
+        "Counted from the profiler's trace."
+    )
     return Claim(
         claim="kernel launches a forward pass",
         article="3 -> 1",
