@@ -4,6 +4,7 @@ from functools import partial
 from typing import Any
 
 import jax
+import numpy as np
 from jax import Array
 from jax import numpy as jnp
 from jaxtyping import Float
@@ -13,7 +14,7 @@ from parity.contract.errors import UnsupportedError
 from parity.contract.explanation import Explanation
 from parity.contract.plan import LIBRARY, Plan, Strategy, choose
 from parity.contract.problem import Device, Problem
-from parity.contract.request import Operand, problem_of
+from parity.contract.request import NAMES, Operand, problem_of
 
 from . import launch, reference
 from .device import device_of
@@ -83,33 +84,41 @@ def explain(
 ) -> Explanation:
     """The plan ``fused_mlp`` would run for the same arguments, why, its launches, bytes and floor. Launches nothing.
     Raises what ``fused_mlp`` raises."""
-    operands = _arrays(x, w_up, w_down, w_gate, b_up, b_gate, b_down)
-    return explanation.explain(_problem(operands, activation, precision), device_of(operands[0]), plan)
+    operands, problem = _operands(x, w_up, w_down, w_gate, b_up, b_gate, b_down, activation, precision)
+    device = device_of(operands[0])
+    choice = choose(problem, device, plan)
+    differentiated = "" if choice.plan == LIBRARY else "; under differentiation the library plan runs in its place"
+    return explanation.explain(problem, device, plan, why=choice.why + differentiated)
 
 
 def _evaluate(x, w_up, w_down, w_gate, b_up, b_gate, b_down, activation, precision, plan, *, taps) -> dict[str, Array]:
-    operands = _arrays(x, w_up, w_down, w_gate, b_up, b_gate, b_down)
-    problem = _problem(operands, activation, precision)
+    operands, problem = _operands(x, w_up, w_down, w_gate, b_up, b_gate, b_down, activation, precision)
     x, w_up, w_down, w_gate, b_up, b_gate, b_down = operands
     device = device_of(x)
     chosen = choose(problem, device, plan).plan
     rows = x.reshape(problem.m, problem.in_features)
     named = {"w_gate": w_gate, "b_up": b_up, "b_gate": b_gate, "b_down": b_down}
-    out: dict[str, Array] = _run(
-        chosen, device, activation, precision, taps, plan is not None, (rows, w_up, w_down), named
-    )
+    arrays = (rows, w_up, w_down)
+    if chosen == LIBRARY:
+        # Without custom_vjp, so that every transform of jax is served.
+        out = _forward(chosen, device, activation, precision, taps, arrays, named)
+    else:
+        out: dict[str, Array] = _run(chosen, device, activation, precision, taps, plan is not None, arrays, named)
     return {name: value.reshape(*x.shape[:-1], value.shape[-1]) for name, value in out.items()}
 
 
-def _arrays(*operands) -> tuple[Any, ...]:
-    """The operands as jax arrays, so that numpy's are welcome."""
-    return tuple(None if a is None else jnp.asarray(a) for a in operands)
-
-
-def _problem(operands: tuple[Array | None, ...], activation: str, precision: str) -> Problem:
-    # jax itself refuses operands on different devices, and a traced one has none yet.
+def _operands(*given: Any) -> tuple[tuple[Any, ...], Problem]:
+    """The operands as jax arrays, numpy's included, and their Problem; the last two are activation and precision."""
+    *operands, activation, precision = given
+    for name, a in zip(NAMES, operands, strict=True):
+        optional = a is None and name not in ("x", "w_up", "w_down")
+        if not optional and not isinstance(a, jax.Array | np.ndarray):
+            raise ValueError(f"{name} is a {type(a).__name__}, must be an array of jax or numpy")
+    # As they are given: jax would turn numpy's float64 into float32 in silence. Devices are jax' own affair: it refuses
+    # operands on different ones, and a traced one has none yet.
     described = (None if a is None else Operand(a.shape, str(a.dtype), "") for a in operands)
-    return problem_of(*described, activation=activation, precision=precision, layout="in_out")
+    problem = problem_of(*described, activation=activation, precision=precision, layout="in_out")
+    return tuple(None if a is None else jnp.asarray(a) for a in operands), problem
 
 
 @partial(jax.custom_vjp, nondiff_argnums=tuple(range(6)))

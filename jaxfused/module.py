@@ -8,6 +8,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Float
 
 from parity.contract.activations import check_activation
+from parity.contract.dtypes import check_precision
 from parity.contract.errors import UnsupportedError
 from parity.contract.explanation import Explanation
 
@@ -22,8 +23,8 @@ class FusedMLP(nnx.Module):
     ``in_features``. ``dtype`` is what is computed in (None: what x and the parameters promote to), ``param_dtype``
     what is stored. ``precision`` is "ieee" or, for float32, "tf32".
 
-    Raises ValueError for an unknown activation, UnsupportedError when a child is no longer a plain nnx.Linear: its
-    weights are read, it is never called.
+    Raises ValueError for an unknown activation or precision, UnsupportedError when a child is no longer a plain
+    nnx.Linear: its weights are read, it is never called.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class FusedMLP(nnx.Module):
         rngs: nnx.Rngs,
     ) -> None:
         check_activation(activation)
+        check_precision(precision)
         self.activation = activation
         self.gated = gated
         self.precision = precision

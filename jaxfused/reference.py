@@ -6,6 +6,8 @@ import jax
 from jax import Array, lax
 from jax import numpy as jnp
 
+from parity.contract.activations import check_activation
+
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "relu": jax.nn.relu,
     "relu2": lambda s: jnp.square(jax.nn.relu(s)),
@@ -51,6 +53,7 @@ def stages(
     precision: str = "ieee",
 ) -> dict[str, Array]:
     """Every intermediate of ``mlp``: "s" (the activation's argument), "u" (the other factor, when gated), "h", "y"."""
+    check_activation(activation)
     act = ACTIVATIONS[activation]
     u = _linear(x, w_up, b_up, precision)
     if w_gate is None:

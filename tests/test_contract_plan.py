@@ -31,10 +31,15 @@ def problem(m=8, **fields):
         (lambda: Plan(split_k=0), "split_k is 0, must be 1 or more for each of the two GEMMs"),
         (lambda: Plan(split_k=(2, -1)), "split_k is (2, -1), must be 1 or more for each of the two GEMMs"),
         (lambda: Plan(split_k=(1, 2, 3)), "split_k is (1, 2, 3), must be 1 or more for each of the two GEMMs"),
+        (lambda: Plan(split_k=1.5), "split_k is 1.5, must be 1 or more for each of the two GEMMs"),
+        (lambda: Plan(split_k=(1.5, 2)), "split_k is (1.5, 2), must be 1 or more for each of the two GEMMs"),
+        (lambda: Plan(up=(16, 16, 16)), "up is (16, 16, 16), must be Tiles(m=..., n=..., k=...) or None"),
+        (lambda: Tiles(m=16.0, n=16, k=16), "tile m is 16.0, must be a power of two and at least 16"),
+        (lambda: choose(problem(), CPU, "library"), "plan is 'library', must be a Plan, such as Plan(strategy="),
         (lambda: Plan(strategy="library", split_k=2), "a library plan has no tiles and no split_k"),
         (lambda: Plan(strategy="library", up=Tiles(m=16, n=16, k=16)), "a library plan has no tiles and no split_k"),
-        (lambda: Plan(strategy="magic"), "'magic' is not a valid Strategy"),
-        (lambda: Plan(backend="metal"), "'metal' is not a valid Backend"),
+        (lambda: Plan(strategy="magic"), "strategy is 'magic', must be one of tiled, library"),
+        (lambda: Plan(backend="metal"), "backend is 'metal', must be one of portable"),
     ],
 )
 def test_unsound_plan(build, message):
@@ -138,3 +143,12 @@ def test_complete_keeps_what_is_given():
     assert done.split_k == (2, 1)
     assert complete(done, problem(), H200) == done
     assert complete(LIBRARY, problem(), H200) == LIBRARY
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_several_chains_are_as_long_for_any_number_of_rows(dtype):
+    depths = {
+        tuple(gemm.tiles.k for gemm in complete(Plan(split_k=2), problem(m, dtype=dtype), H200).gemms())
+        for m in (1, 16, 17, 64, 65, 4096)
+    }
+    assert len(depths) == 1

@@ -242,3 +242,31 @@ def test_explain_tells_what_runs(monkeypatch):
     assert told.plan.strategy is Strategy.TILED
     assert told.launches == 2
     assert "fused MLP [12, 21] -> 34 -> 13, gated silu, float32 (ieee)" in str(told)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("x", np.ones((3, 8)), "w_up is float32 and x is float64: all operands must share one dtype"),
+        ("x", [[1.0] * 8], "x is a list, must be an array of jax or numpy"),
+        ("w_up", None, "w_up is a NoneType, must be an array of jax or numpy"),
+    ],
+)
+def test_nothing_is_cast_in_silence(name, value, message):
+    arguments = {"x": np.ones((3, 8)), "w_up": np.ones((8, 16)), "w_down": np.ones((16, 4))}
+    arguments = {key: array.astype(np.float32) for key, array in arguments.items()} | {name: value}
+    with pytest.raises(ValueError, match=f"^{message}"):
+        fused_mlp(**arguments)
+
+
+def test_explain_tells_what_runs_under_differentiation():
+    arguments = {"x": jnp.ones((3, 8)), "w_up": jnp.ones((8, 16)), "w_down": jnp.ones((16, 4))}
+    assert explain(**arguments).why.endswith("under differentiation the library plan runs in its place")
+    assert explain(**arguments, plan=LIBRARY).why == "forced by the caller"
+
+
+def test_the_library_plan_serves_forward_mode():
+    x, w_up, w_down = jnp.ones((3, 8)), jnp.ones((8, 16)), jnp.ones((16, 4))
+    found = jax.jvp(lambda x: fused_mlp(x, w_up, w_down, plan=LIBRARY), (x,), (x,))
+    expected = jax.jvp(lambda x: reference.mlp(x, w_up, w_down), (x,), (x,))
+    assert all((a == b).all() for a, b in zip(found, expected, strict=True))

@@ -106,9 +106,7 @@ def test_gradients_are_the_references(name):
     assert found.any()
     told = explain(**given, **options)
     assert told.plan == LIBRARY
-    assert told.why.startswith(
-        "an operand requires grad and the fused kernels have no backward yet; under torch.no_grad()"
-    )
+    assert told.why.startswith("an operand requires grad, carries a tangent or is under a torch.func transform")
 
 
 def test_gradient_of_the_function_itself():
@@ -126,9 +124,7 @@ def test_forced_plan_with_gradients_is_refused():
     _, given = sound()
     given["b_up"].requires_grad_()
     for ask in (fused_mlp, stages, explain):
-        with pytest.raises(
-            UnsupportedError, match=r"^plan tiled/portable cannot run here: an operand requires grad and"
-        ):
+        with pytest.raises(UnsupportedError, match=r"^plan tiled/portable cannot run here: an operand requires grad,"):
             ask(**given, plan=Plan())
         with torch.no_grad():
             ask(**given, plan=Plan())
@@ -245,3 +241,36 @@ def test_explain_tells_what_runs(monkeypatch):
     assert ran == [told.plan]
     assert told.launches == 2
     assert "fused MLP [12, 21] -> 34 -> 13, gated silu, float32 (ieee)" in str(told)
+
+
+# torch's own forward-mode rules are scripted.
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
+def test_tangents_and_transforms_are_not_dropped():
+    x, w_up, w_down = torch.randn(3, 8), torch.randn(16, 8), torch.randn(4, 16)
+    tangent = torch.randn(3, 8)
+    _, expected = torch.func.jvp(lambda x: reference.mlp(x, w_up, w_down), (x,), (tangent,))
+    with torch.autograd.forward_ad.dual_level():
+        y = fused_mlp(torch.autograd.forward_ad.make_dual(x, tangent), w_up, w_down)
+        assert torch.equal(torch.autograd.forward_ad.unpack_dual(y).tangent, expected)
+    assert torch.equal(torch.func.jvp(lambda x: fused_mlp(x, w_up, w_down), (x,), (tangent,))[1], expected)
+    batch = torch.vmap(lambda row: fused_mlp(row, w_up, w_down))(x)
+    torch.testing.assert_close(batch, reference.mlp(x, w_up, w_down))
+
+
+def test_autocast_casts_as_linear_does():
+    x, w_up, w_down = torch.randn(3, 8), torch.randn(16, 8), torch.randn(4, 16)
+    with torch.autocast("cpu", torch.float16):
+        mixed = fused_mlp(x.half(), w_up, w_down)
+        library = fused_mlp(x, w_up, w_down, plan=LIBRARY)
+    assert torch.equal(mixed, fused_mlp(x.half(), w_up.half(), w_down.half()))
+    assert torch.equal(library, fused_mlp(x.half(), w_up.half(), w_down.half(), plan=LIBRARY))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "kind"),
+    [("x", np.ones((3, 8), np.float32), "ndarray"), ("w_up", None, "NoneType"), ("b_up", [1.0], "list")],
+)
+def test_what_is_no_tensor_is_refused(name, value, kind):
+    arguments = {"x": torch.ones(3, 8), "w_up": torch.ones(16, 8), "w_down": torch.ones(4, 16)} | {name: value}
+    with pytest.raises(ValueError, match=f"^{name} is a {kind}, must be a strided torch.Tensor"):
+        fused_mlp(**arguments)

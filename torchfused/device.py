@@ -7,12 +7,15 @@ from triton import knobs
 
 from parity.contract.problem import Device
 
+# Triton decides when a kernel is decorated: the setting at import is the one that counts, also for tensors on a GPU.
+_INTERPRETED = knobs.runtime.interpret
+
 
 def device_of(x: torch.Tensor) -> Device:
     """The Device that ``x`` lives on."""
-    if x.is_cuda:
-        return _gpu(x.get_device())
-    return Device(kind="interpreter" if knobs.runtime.interpret else "cpu")
+    if _INTERPRETED and (x.is_cpu or x.is_cuda):
+        return Device(kind="interpreter")
+    return _gpu(x.get_device()) if x.is_cuda else Device(kind="cpu", name=x.device.type)
 
 
 @cache

@@ -1,22 +1,25 @@
 """fused_mlp: one call, checked before anything is launched."""
 
+from typing import Any
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from parity.contract import explanation
 from parity.contract.errors import UnsupportedError
 from parity.contract.explanation import Explanation
 from parity.contract.plan import LIBRARY, Plan, Strategy, choose
 from parity.contract.problem import Problem
-from parity.contract.request import Operand, problem_of
+from parity.contract.request import NAMES, Operand, problem_of
 
 from . import launch, reference
 from .device import device_of
 
 _GRADIENTS = (
-    "an operand requires grad and the fused kernels have no backward yet; "
-    "under torch.no_grad() or torch.inference_mode() the fused plan runs"
+    "an operand requires grad, carries a tangent or is under a torch.func transform, and the fused kernels have no "
+    "derivatives yet; under torch.no_grad() or torch.inference_mode() the fused plan runs"
 )
 
 
@@ -38,7 +41,8 @@ def fused_mlp(
 
     Weights are nn.Linear's ``[out, in]``, any strides. float32, float16 or bfloat16, one for all operands; float32
     accumulation; the hidden layer and ``y`` are each rounded once to the operands' type. ``precision`` is "ieee" or,
-    for float32, "tf32". ``plan`` forces how it runs; left out, ``explain`` tells what is chosen and why.
+    for float32, "tf32". ``plan`` forces how it runs; left out, ``explain`` tells what is chosen and why. Under
+    autocast the operands are cast to its type, as for nn.Linear.
 
     Raises ValueError for operands that do not fit, UnsupportedError for a plan that cannot run here.
     """
@@ -81,7 +85,7 @@ def explain(
 ) -> Explanation:
     """The plan ``fused_mlp`` would run for the same arguments, why, its launches, bytes and floor. Launches nothing.
     Raises what ``fused_mlp`` raises."""
-    operands = (x, w_up, w_down, w_gate, b_up, b_gate, b_down)
+    operands = _autocast(x, w_up, w_down, w_gate, b_up, b_gate, b_down)
     problem = _problem(operands, activation, precision)
     if _needs_gradients(operands):
         return explanation.explain(problem, device_of(x), _differentiable(plan), why=_GRADIENTS)
@@ -89,8 +93,9 @@ def explain(
 
 
 def _evaluate(x, w_up, w_down, w_gate, b_up, b_gate, b_down, activation, precision, plan, *, taps) -> dict[str, Tensor]:
-    operands = (x, w_up, w_down, w_gate, b_up, b_gate, b_down)
+    operands = _autocast(x, w_up, w_down, w_gate, b_up, b_gate, b_down)
     problem = _problem(operands, activation, precision)
+    x, w_up, w_down, w_gate, b_up, b_gate, b_down = operands
     device = device_of(x)
     if _needs_gradients(operands):
         plan = _differentiable(plan)
@@ -103,6 +108,19 @@ def _evaluate(x, w_up, w_down, w_gate, b_up, b_gate, b_down, activation, precisi
     return {name: value.view(*x.shape[:-1], value.shape[-1]) for name, value in out.items()}
 
 
+def _autocast(*operands: Any) -> tuple[Any, ...]:
+    """The operands as autocast would hand them to nn.Linear; as they are where it is off."""
+    for name, t in zip(NAMES, operands, strict=True):
+        optional = t is None and name not in ("x", "w_up", "w_down")
+        if not optional and not (isinstance(t, Tensor) and t.layout is torch.strided):
+            raise ValueError(f"{name} is a {type(t).__name__}, must be a strided torch.Tensor")
+    kind = operands[0].device.type
+    if not torch.amp.is_autocast_available(kind) or not torch.is_autocast_enabled(kind):
+        return operands
+    dtype = torch.get_autocast_dtype(kind)
+    return tuple(t.to(dtype) if t is not None and t.is_floating_point() else t for t in operands)
+
+
 def _problem(operands: tuple[Tensor | None, ...], activation: str, precision: str) -> Problem:
     described = (
         None if t is None else Operand(tuple(t.shape), str(t.dtype).removeprefix("torch."), str(t.device))
@@ -112,7 +130,13 @@ def _problem(operands: tuple[Tensor | None, ...], activation: str, precision: st
 
 
 def _needs_gradients(operands: tuple[Tensor | None, ...]) -> bool:
-    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in operands)
+    present = [t for t in operands if t is not None]
+    if torch.is_grad_enabled() and any(t.requires_grad for t in present):
+        return True
+    if forward_ad._current_level >= 0 and any(forward_ad.unpack_dual(t).tangent is not None for t in present):
+        return True
+    wrapped = torch._C._functorch.is_functorch_wrapped_tensor  # pyright: ignore[reportAttributeAccessIssue]
+    return any(wrapped(t) for t in present)
 
 
 def _differentiable(plan: Plan | None) -> Plan:

@@ -5,6 +5,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from parity.contract.activations import check_activation
+from parity.contract.dtypes import check_precision
 from parity.contract.errors import UnsupportedError
 from parity.contract.explanation import Explanation
 
@@ -18,8 +19,8 @@ class FusedMLP(nn.Module):
     load as they are. Set a child's ``bias`` to None to go without that one. ``out_features`` defaults to
     ``in_features``. ``precision`` is "ieee" or, for float32, "tf32".
 
-    Raises ValueError for an unknown activation, UnsupportedError when a child is no longer a plain nn.Linear or has
-    forward hooks: its weights are read, it is never called.
+    Raises ValueError for an unknown activation or precision, UnsupportedError when a child is no longer a plain
+    nn.Linear or has hooks: its weights are read, it is never called.
     """
 
     def __init__(
@@ -37,6 +38,7 @@ class FusedMLP(nn.Module):
     ) -> None:
         super().__init__()
         check_activation(activation)
+        check_precision(precision)
         self.activation = activation
         self.gated = gated
         self.precision = precision
@@ -73,10 +75,11 @@ class FusedMLP(nn.Module):
 
 def _plain(name: str, child: nn.Module) -> nn.Linear:
     # A wrapped child (LoRA, quantisation) or a hook would be passed over in silence.
-    hooks = len(child._forward_hooks) + len(child._forward_pre_hooks)
+    registries = (child._forward_hooks, child._forward_pre_hooks, child._backward_hooks, child._backward_pre_hooks)
+    hooks = sum(len(registry) for registry in registries)
     if type(child) is not nn.Linear or hooks:
         raise UnsupportedError(
-            f"{name} is {type(child).__name__} with {hooks} forward hooks: a fused MLP reads a plain nn.Linear's "
+            f"{name} is {type(child).__name__} with {hooks} hooks: a fused MLP reads a plain nn.Linear's "
             "weights and never calls it; merge the adapter into the weights or use torchfused.reference.mlp"
         )
     return child

@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from parity.contract.activations import check_activation
+
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,
     "relu2": lambda s: F.relu(s).square(),
@@ -52,8 +54,10 @@ def stages(
     precision: str = "ieee",
 ) -> dict[str, Tensor]:
     """Every intermediate of ``mlp``: "s" (the activation's argument), "u" (the other factor, when gated), "h", "y"."""
+    check_activation(activation)
     act = ACTIVATIONS[activation]
-    with _matmul_precision(x, precision):
+    # Autocast would give another type than was asked for; fused_mlp has cast its operands already.
+    with torch.autocast(x.device.type, enabled=False), _matmul_precision(x, precision):
         u = F.linear(x, w_up, b_up)
         if w_gate is None:
             taps = {"s": u}

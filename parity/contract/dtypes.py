@@ -37,3 +37,9 @@ DTYPES = {
 }
 
 PRECISIONS = ("ieee", "tf32")
+
+
+def check_precision(name: str) -> None:
+    """Raises ValueError, listing what there is, if ``name`` is not a precision."""
+    if name not in PRECISIONS:
+        raise ValueError(f"precision is {name!r}, must be one of {', '.join(PRECISIONS)}")

@@ -52,6 +52,9 @@ def explain(problem: Problem, device: Device, forced: Plan | None = None, why: s
         # Unfused: each pre-activation is written by its GEMM and read by the activation.
         moved += 2 * (1 + problem.gated) * problem.hidden_bytes
     floor_bytes = problem.io_bytes + problem.weight_bytes
+    launches = choice.plan.launches
+    if problem.m == 0:
+        launches = moved = floor_bytes = 0
     roof = ROOFS.get(device.name)
     floor_us = None
     if roof and problem.dtype != "float32":
@@ -61,7 +64,7 @@ def explain(problem: Problem, device: Device, forced: Plan | None = None, why: s
         device=device,
         plan=choice.plan,
         why=why or choice.why,
-        launches=choice.plan.launches,
+        launches=launches,
         bytes_moved=moved,
         floor_bytes=floor_bytes,
         floor_us=floor_us,

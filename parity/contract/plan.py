@@ -40,7 +40,7 @@ class Tiles:
     def __post_init__(self) -> None:
         for name in ("m", "n", "k"):
             size = getattr(self, name)
-            if size < 16 or size & (size - 1):
+            if not isinstance(size, int) or size < 16 or size & (size - 1):
                 raise ValueError(f"tile {name} is {size}, must be a power of two and at least 16")
 
     def __str__(self) -> str:
@@ -71,10 +71,17 @@ class Plan:
     split_k: tuple[int, int] | int = (1, 1)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "strategy", Strategy(self.strategy))
-        object.__setattr__(self, "backend", Backend(self.backend))
-        splits = (self.split_k, self.split_k) if isinstance(self.split_k, int) else tuple(self.split_k)
-        if len(splits) != 2 or min(splits) < 1:
+        for name, known in (("strategy", Strategy), ("backend", Backend)):
+            value = getattr(self, name)
+            if value not in list(known):
+                raise ValueError(f"{name} is {value!r}, must be one of {', '.join(known)}")
+            object.__setattr__(self, name, known(value))
+        for name in ("up", "down"):
+            if not isinstance(getattr(self, name), Tiles | None):
+                raise ValueError(f"{name} is {getattr(self, name)!r}, must be Tiles(m=..., n=..., k=...) or None")
+        splits = self.split_k if isinstance(self.split_k, tuple | list) else (self.split_k, self.split_k)
+        splits = tuple(splits)
+        if len(splits) != 2 or not all(type(split) is int and split >= 1 for split in splits):
             raise ValueError(f"split_k is {self.split_k}, must be 1 or more for each of the two GEMMs")
         object.__setattr__(self, "split_k", splits)
         if self.strategy is Strategy.LIBRARY and (self.up or self.down or splits != (1, 1)):
@@ -109,6 +116,9 @@ FEW_ROWS = 16
 EVEN_K = 256
 SMALL_BYTES = 24e6
 
+# The tiles' depth along K where a plan has several chains and leaves its tiles open: the same for any number of rows.
+CHAIN_TILE = 32
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Choice:
@@ -118,12 +128,18 @@ class Choice:
     why: str
 
 
-@lru_cache(maxsize=4096)
 def choose(problem: Problem, device: Device, forced: Plan | None = None) -> Choice:
     """The plan that will run: ``forced``, completed with tiles, or the automatic one.
 
     Raises UnsupportedError, naming the limit and the way out, if the forced plan cannot run on ``device``.
     """
+    if not isinstance(forced, Plan | None):
+        raise ValueError(f'plan is {forced!r}, must be a Plan, such as Plan(strategy="library")')
+    return _choose(problem, device, forced)
+
+
+@lru_cache(maxsize=4096)
+def _choose(problem: Problem, device: Device, forced: Plan | None) -> Choice:
     if forced is not None:
         limit = limitation(problem, device, forced)
         if limit:
@@ -208,14 +224,16 @@ def complete(plan: Plan, problem: Problem, device: Device) -> Plan:
     """``plan`` with the tiles it left open."""
     if plan.strategy is Strategy.LIBRARY:
         return plan
+    # A chain is whole tiles long: with several, a row's bits must not hang on the number of rows its tiles suit.
+    deepest = CHAIN_TILE if plan.split_k != (1, 1) else EVEN_K
     return replace(
         plan,
-        up=plan.up or _tiles(problem, device, problem.in_features, problem.hidden_features, problem.gated),
-        down=plan.down or _tiles(problem, device, problem.hidden_features, problem.out_features, False),
+        up=plan.up or _tiles(problem, device, problem.in_features, problem.hidden_features, problem.gated, deepest),
+        down=plan.down or _tiles(problem, device, problem.hidden_features, problem.out_features, False, deepest),
     )
 
 
-def _tiles(problem: Problem, device: Device, inner: int, outer: int, gated: bool) -> Tiles:
+def _tiles(problem: Problem, device: Device, inner: int, outer: int, gated: bool, deepest: int) -> Tiles:
     """Few rows: narrow and deep tiles, so that many programs read the weights with many bytes in flight. Many rows:
     wide ones, so that each byte read is used often. Always small enough that no accumulator spills."""
     rows = min(_power_of_two(problem.m), 128)
@@ -231,7 +249,7 @@ def _tiles(problem: Problem, device: Device, inner: int, outer: int, gated: bool
         m, n, k = rows, 64, 32 if tf32 else 64
     else:
         m, n, k = rows, 128, 64
-    return Tiles(m=m, n=min(_power_of_two(outer), n), k=min(_power_of_two(inner), k))
+    return Tiles(m=m, n=min(_power_of_two(outer), n), k=min(_power_of_two(inner), k, deepest))
 
 
 def _power_of_two(size: int) -> int:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from .activations import check_activation
-from .dtypes import DTYPES, PRECISIONS
+from .dtypes import DTYPES, check_precision
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,8 +36,7 @@ class Problem:
             raise ValueError(
                 f"dtype is {self.dtype}, the kernels take {', '.join(DTYPES)}; cast x and the weights to one of these"
             )
-        if self.precision not in PRECISIONS:
-            raise ValueError(f"precision is {self.precision!r}, must be one of {', '.join(PRECISIONS)}")
+        check_precision(self.precision)
         if self.precision == "tf32" and self.dtype != "float32":
             raise ValueError(f'precision="tf32" is for float32 inputs, these are {self.dtype}; drop the argument')
         if self.m < 0:

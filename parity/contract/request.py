@@ -8,6 +8,8 @@ from typing import Literal, NamedTuple
 from .problem import Problem
 
 Layout = Literal["out_in", "in_out"]
+# The operands of a call, in the order every function of both twins takes them.
+NAMES = ("x", "w_up", "w_down", "w_gate", "b_up", "b_gate", "b_down")
 
 
 class Operand(NamedTuple):
@@ -39,14 +41,8 @@ def problem_of(
     """
     if b_gate is not None and w_gate is None:
         raise ValueError("b_gate is given without w_gate: a plain MLP has no gate; pass w_gate as well or drop b_gate")
-    present = {
-        name: operand
-        for name, operand in (
-            ("x", x), ("w_up", w_up), ("w_down", w_down), ("w_gate", w_gate),
-            ("b_up", b_up), ("b_gate", b_gate), ("b_down", b_down),
-        )
-        if operand is not None
-    }  # fmt: skip
+    operands = (x, w_up, w_down, w_gate, b_up, b_gate, b_down)
+    present = {name: operand for name, operand in zip(NAMES, operands, strict=True) if operand is not None}
     for name, operand in present.items():
         if operand.dtype != x.dtype:
             raise ValueError(f"{name} is {operand.dtype} and x is {x.dtype}: all operands must share one dtype")
