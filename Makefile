@@ -11,6 +11,7 @@ PIP := $(PY) -m pip install --quiet --disable-pip-version-check
 
 .PHONY: parity test lint format clean
 parity: $(READY)
+	mkdir -p out
 	$(PY) -m parity run --suite $(SUITE) --json out/parity.json --junit out/parity.xml
 
 test: $(READY)

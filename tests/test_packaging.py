@@ -56,3 +56,8 @@ def test_frameworks_are_extras():
     always = " ".join(project["dependencies"])
     assert not any(name in always for name in ("torch", "triton", "jaxlib", "jax>", "flax"))
     assert {"jax", "torch", "cuda", "dev"} <= project["optional-dependencies"].keys()
+
+
+def test_make_parity_makes_the_folder_it_writes_to():
+    recipe = subprocess.run(["make", "-n", "parity"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert recipe.index("mkdir -p out") < recipe.index("--json out/parity.json")
