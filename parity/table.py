@@ -25,7 +25,7 @@ DETAILS = 8
 LEGEND = (
     "jax, torch: jaxfused, torchfused. The worst stage of s, u, h, y: [green]bits[/] all bits equal; "
     "[cyan]stat[/] within the statistical bounds, and the part of them used; "
-    "[yellow]det[/] only within the worst-case bound; [bold red]FAIL[/] beyond it."
+    "[yellow]det[/] only within the worst-case bound; [bold red]FAIL[/] beyond it; bytes: they arrived, nothing is computed."
 )
 
 
@@ -38,6 +38,8 @@ def print_table(outcomes: Sequence[Outcome], console: Console) -> None:
     table.add_column("", no_wrap=True)
     for outcome in outcomes:
         cells = [cell([pair for pair in outcome.pairs if (pair.a, pair.b) == couple]) for couple in COLUMNS.values()]
+        if outcome.status == PASSED and not outcome.pairs:
+            cells[0] = "[dim]bytes[/]"
         table.add_row(escape(outcome.case.name), *cells, STATUS[outcome.status])
     console.print(table)
     if any(outcome.pairs for outcome in outcomes):
