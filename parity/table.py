@@ -25,7 +25,8 @@ DETAILS = 8
 LEGEND = (
     "jax, torch: jaxfused, torchfused. The worst stage of s, u, h, y: [green]bits[/] all bits equal; "
     "[cyan]stat[/] within the statistical bounds, and the part of them used; "
-    "[yellow]det[/] only within the worst-case bound; [bold red]FAIL[/] beyond it; bytes: they arrived, nothing is computed."
+    "[yellow]det[/] only within the worst-case bound; [bold red]FAIL[/] beyond it; "
+    "bytes: they arrived, nothing is computed."
 )
 
 
