@@ -11,23 +11,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxfused.reference import ACTIVATIONS
+
 from .contenders_plans import our_plans
 from .workloads import Case, workload
 
 Layer = dict[str, Any]
 Function = Callable[[jax.Array, Layer], jax.Array]
-
-ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
-    "relu": jax.nn.relu,
-    "relu2": lambda s: jnp.square(jax.nn.relu(s)),
-    "gelu": lambda s: jax.nn.gelu(s, approximate=False),
-    "gelu_tanh": lambda s: jax.nn.gelu(s, approximate=True),
-    "quick_gelu": lambda s: s * jax.nn.sigmoid(1.702 * s),
-    "silu": jax.nn.silu,
-    "sigmoid": jax.nn.sigmoid,
-    "tanh": jnp.tanh,
-    "identity": lambda s: s,
-}
 
 
 class Contender:

@@ -13,23 +13,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from torchfused.reference import ACTIVATIONS
+
 from .contenders_plans import our_plans
 from .workloads import Case, workload
 
 Layer = dict[str, Any]
 Function = Callable[[Tensor, Layer], Tensor]
-
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "relu": F.relu,
-    "relu2": lambda s: F.relu(s).square(),
-    "gelu": F.gelu,
-    "gelu_tanh": lambda s: F.gelu(s, approximate="tanh"),
-    "quick_gelu": lambda s: s * torch.sigmoid(1.702 * s),
-    "silu": F.silu,
-    "sigmoid": torch.sigmoid,
-    "tanh": torch.tanh,
-    "identity": lambda s: s,
-}
 
 
 class Contender:

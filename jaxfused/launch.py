@@ -100,4 +100,4 @@ def _schedule(tiles: Tiles, device: Device, dtype: str, weights: int) -> tuple[i
     large = tiles.m * tiles.n >= 128 * 64
     fit = (device.smem_bytes - 8192) // stage_bytes(tiles, dtype, weights)
     # Few rows wait for memory and want it in flight; large tiles ran 5 % slower with a fourth stage.
-    return (8, max(2, min(3, fit))) if large else (4, max(2, min(4, fit)))
+    return (8, max(1, min(3, fit))) if large else (4, max(1, min(4, fit)))

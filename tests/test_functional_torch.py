@@ -12,7 +12,8 @@ from adapter_torch import DEVICE, operands, run, to_numpy
 from yardstick import PLANS, draw
 
 from parity.contract.errors import UnsupportedError
-from parity.contract.plan import LIBRARY, Plan, Strategy, Tiles
+from parity.contract.plan import LIBRARY, Plan, Strategy, Tiles, stage_bytes
+from parity.contract.problem import Device
 from torchfused import functional, launch, reference
 from torchfused.functional import explain, fused_mlp, stages
 
@@ -274,3 +275,13 @@ def test_what_is_no_tensor_is_refused(name, value, kind):
     arguments = {"x": torch.ones(3, 8), "w_up": torch.ones(16, 8), "w_down": torch.ones(4, 16)} | {name: value}
     with pytest.raises(ValueError, match=f"^{name} is a {kind}, must be a strided torch.Tensor"):
         fused_mlp(**arguments)
+
+
+@pytest.mark.parametrize("smem", [101376, 166912, 232448])
+@pytest.mark.parametrize("tiles", [Tiles(m=256, n=256, k=128), Tiles(m=64, n=64, k=128), Tiles(m=128, n=128, k=128)])
+def test_what_the_contract_lets_through_fits(smem, tiles):
+    device = Device(kind="gpu", smem_bytes=smem, capability=(8, 0))
+    for weights in (1, 2):
+        need = stage_bytes(tiles, "float16", weights)
+        if need <= smem:
+            assert launch._schedule(tiles, device, "float16", weights)[1] * need <= smem

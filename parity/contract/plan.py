@@ -109,8 +109,8 @@ class Plan:
 LIBRARY = Plan(strategy=Strategy.LIBRARY)
 
 # Where the portable kernels beat the library in bf16 on an H200 (bench/results/h200/2026-11-23.json): in narrow layers,
-# 1.1 to 1.6 times at 2^18 rows; and in few rows, bound by reading the weights, 1.0 to 1.2 times against torch where the
-# K loops need no mask, 1.2 to 1.7 times against XLA where the layer is small.
+# 1.1 to 1.6 times at 2^18 rows; and in few rows, bound by reading the weights, 0.94 (wide_16384) to 1.2 times against
+# torch where the K loops need no mask, 1.2 to 1.7 times against XLA where the layer is small.
 NARROW = 128
 FEW_ROWS = 16
 EVEN_K = 256
@@ -162,7 +162,7 @@ def _slower(problem: Problem, device: Device) -> str | None:
     if problem.dtype == "float32":
         return (
             "float32 runs without tensor cores, or needs its inputs rounded to tf32 first, and the vendor's GEMM is "
-            "faster there (measured 3 to 9 times at one row in IEEE float32)"
+            "faster there (measured 1.4 to 8.3 times at one row in IEEE float32)"
         )
     if max(problem.in_features, problem.hidden_features, problem.out_features) <= NARROW:
         return None
