@@ -249,7 +249,10 @@ def _tiles(problem: Problem, device: Device, inner: int, outer: int, gated: bool
         m, n, k = rows, 64, 32 if tf32 else 64
     else:
         m, n, k = rows, 128, 64
-    return Tiles(m=m, n=min(_power_of_two(outer), n), k=min(_power_of_two(inner), k, deepest))
+    # A masked load is not pipelined: a tile that divides K, where one of fair depth does, needs no mask.
+    even = inner & -inner
+    k = min(_power_of_two(inner), k, deepest)
+    return Tiles(m=m, n=min(_power_of_two(outer), n), k=min(k, even) if even >= CHAIN_TILE else k)
 
 
 def _power_of_two(size: int) -> int:
