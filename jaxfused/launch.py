@@ -8,8 +8,9 @@ from jax import numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plt
 
-from parity.contract.plan import Gemm, Plan, Tiles, stage_bytes
+from parity.contract.plan import Gemm, Plan
 from parity.contract.problem import Device
+from parity.contract.tiles import Tiles, stage_bytes
 
 from .activations import ACTIVATIONS
 from .kernels.tiled import linear_fwd_kernel

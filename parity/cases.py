@@ -6,8 +6,9 @@ from functools import cache
 from typing import Literal
 
 from .contract.activations import ACTIVATIONS
-from .contract.plan import Plan, Tiles, limitation
+from .contract.plan import Plan, limitation
 from .contract.problem import Device, Problem
+from .contract.tiles import Tiles
 from .pairwise import Row, cover
 
 # An interpreter runs some 1e8 of these a second: the layers of a language model are left to a GPU.

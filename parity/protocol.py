@@ -13,8 +13,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
-from .contract.plan import Plan, Tiles
+from .contract.plan import Plan
 from .contract.problem import Problem
+from .contract.tiles import Tiles
 
 # Text by which the frameworks report exhausted memory; the worker is not reused after it.
 OUT_OF_MEMORY = ("out of memory", "RESOURCE_EXHAUSTED", "MemoryError")

@@ -4,9 +4,10 @@ import pytest
 
 from parity.contract.errors import UnsupportedError
 from parity.contract.explanation import explain
-from parity.contract.plan import LIBRARY, Plan, Tiles
+from parity.contract.plan import LIBRARY, Plan
 from parity.contract.problem import Device, Problem
 from parity.contract.roofs import ROOFS
+from parity.contract.tiles import Tiles
 
 H200 = Device(kind="gpu", name="NVIDIA H200", sm_count=132, smem_bytes=232448, capability=(9, 0))
 SIZES = {"m": 16, "in_features": 64, "hidden_features": 256, "out_features": 32}

@@ -8,8 +8,9 @@ import pytest
 
 from parity.contract.dtypes import DTYPES
 from parity.contract.errors import UnsupportedError
-from parity.contract.plan import FEW_ROWS, LIBRARY, Plan, Strategy, Tiles, choose, complete, limitation, stage_bytes
+from parity.contract.plan import FEW_ROWS, LIBRARY, Plan, Strategy, choose, complete, limitation
 from parity.contract.problem import Device, Problem
+from parity.contract.tiles import Tiles, stage_bytes
 
 INTERPRETER, CPU = Device(kind="interpreter"), Device(kind="cpu")
 H200 = Device(kind="gpu", name="NVIDIA H200", sm_count=132, smem_bytes=232448, capability=(9, 0))

@@ -12,8 +12,9 @@ from adapter_torch import DEVICE, operands, run, to_numpy
 from yardstick import PLANS, draw
 
 from parity.contract.errors import UnsupportedError
-from parity.contract.plan import LIBRARY, Plan, Strategy, Tiles, stage_bytes
+from parity.contract.plan import LIBRARY, Plan, Strategy
 from parity.contract.problem import Device
+from parity.contract.tiles import Tiles, stage_bytes
 from torchfused import functional, launch, reference
 from torchfused.functional import explain, fused_mlp, stages
 

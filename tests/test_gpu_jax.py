@@ -11,7 +11,8 @@ from yardstick import draw
 
 from jaxfused import launch
 from jaxfused.functional import fused_mlp
-from parity.contract.plan import Plan, Tiles
+from parity.contract.plan import Plan
+from parity.contract.tiles import Tiles
 
 pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("strict_jax")]
 

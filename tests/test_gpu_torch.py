@@ -8,7 +8,8 @@ import torch
 from adapter_torch import DEVICE, operands, run, to_numpy
 from yardstick import draw
 
-from parity.contract.plan import Plan, Tiles
+from parity.contract.plan import Plan
+from parity.contract.tiles import Tiles
 from torchfused import launch
 from torchfused.functional import fused_mlp, stages
 

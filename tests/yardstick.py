@@ -9,8 +9,9 @@ import numpy as np
 from parity.bounds import Bounds, Profile, StageBound, between
 from parity.compare import Comparison, compare
 from parity.contract.activations import ACTIVATIONS
-from parity.contract.plan import Plan, Tiles
+from parity.contract.plan import Plan
 from parity.contract.problem import Problem
+from parity.contract.tiles import Tiles
 from parity.contract.tolerance import VERDICTS, Arithmetic
 from parity.gpu import find_gpu
 from parity.oracle import Oracle, Stages, evaluate

@@ -1,5 +1,5 @@
-"""The activations in Triton, name -> f. Spelled step by step as parity/contract/activations.py says: the same
-float32 operations in the same order as jaxfused/activations.py. Kernels compile with ``enable_fp_fusion=False``,
+"""The activations and their derivatives in Triton, name -> f. Spelled step by step as
+parity/contract/activations.py says: the same float32 operations in the same order as jaxfused/activations.py. Kernels compile with ``enable_fp_fusion=False``,
 so that every product is rounded before it is added.
 """
 
@@ -15,6 +15,10 @@ _GELU_TANH_EXPONENT_CUBIC = tl.constexpr(contract.GELU_TANH_EXPONENT_CUBIC)
 _GELU_T = tl.constexpr(contract.GELU_T)
 _GELU_EXPONENT = tl.constexpr(contract.GELU_EXPONENT)
 _P0, _P1, _P2, _P3, _P4, _P5, _P6, _P7 = map(tl.constexpr, contract.GELU_P)
+_NORMAL_DENSITY = tl.constexpr(contract.NORMAL_DENSITY)
+_GELU_TANH_SLOPE = tl.constexpr(contract.GELU_TANH_SLOPE)
+_GELU_TANH_SLOPE_SQUARE = tl.constexpr(contract.GELU_TANH_SLOPE_SQUARE)
+_QUICK_GELU_SLOPE = tl.constexpr(contract.QUICK_GELU_SLOPE)
 _TANH_CUT = tl.constexpr(contract.TANH_CUT)
 _TANH_EXPONENT = tl.constexpr(contract.TANH_EXPONENT)
 _Q0, _Q1, _Q2, _Q3, _Q4 = map(tl.constexpr, contract.TANH_Q)
@@ -78,4 +82,79 @@ def tanh(s):
     return tl.where(a < _TANH_CUT, small, tl.where(s < 0.0, -large, large))
 
 
-ACTIVATIONS = {f.fn.__name__: f for f in (relu, relu2, gelu, gelu_tanh, quick_gelu, silu, sigmoid, tanh, identity)}
+@triton.jit
+def d_identity(s):
+    return tl.full(s.shape, 1.0, tl.float32)
+
+
+@triton.jit
+def d_relu(s):
+    return tl.where(s <= 0.0, 0.0, 1.0)
+
+
+@triton.jit
+def d_relu2(s):
+    r = relu(s)
+    return r + r
+
+
+@triton.jit
+def d_gelu(s):
+    a = tl.abs(s)
+    t = 1.0 / (1.0 + _GELU_T * a)
+    e = (a * a) * _GELU_EXPONENT
+    p = ((((((t * _P7 + _P6) * t + _P5) * t + _P4) * t + _P3) * t + _P2) * t + _P1) * t + _P0
+    x = tl.where(e < -126.0, 0.0, tl.exp2(e))
+    q = (t * p) * x
+    return tl.where(e < -126.0, tl.where(s < 0.0, 0.0, 1.0), tl.where(s < 0.0, q, 1.0 - q) + s * (x * _NORMAL_DENSITY))
+
+
+@triton.jit
+def d_gelu_tanh(s):
+    a = tl.abs(s)
+    square = a * a
+    z = a * (_GELU_TANH_EXPONENT + _GELU_TANH_EXPONENT_CUBIC * square)
+    q = tl.exp2(z)
+    g = 1.0 / (1.0 + q)
+    rest = (s * ((q * g) * g)) * (_GELU_TANH_SLOPE + _GELU_TANH_SLOPE_SQUARE * square)
+    return tl.where(z < -126.0, tl.where(s < 0.0, 0.0, 1.0), tl.where(s < 0.0, q * g, g) + rest)
+
+
+@triton.jit
+def d_quick_gelu(s):
+    z = tl.abs(s) * _QUICK_GELU_EXPONENT
+    q = tl.exp2(z)
+    g = 1.0 / (1.0 + q)
+    rest = (s * _QUICK_GELU_SLOPE) * ((q * g) * g)
+    return tl.where(z < -126.0, tl.where(s < 0.0, 0.0, 1.0), tl.where(s < 0.0, q * g, g) + rest)
+
+
+@triton.jit
+def d_silu(s):
+    z = tl.abs(s) * _SILU_EXPONENT
+    q = tl.exp2(z)
+    g = 1.0 / (1.0 + q)
+    rest = s * ((q * g) * g)
+    return tl.where(z < -126.0, tl.where(s < 0.0, 0.0, 1.0), tl.where(s < 0.0, q * g, g) + rest)
+
+
+@triton.jit
+def d_sigmoid(s):
+    z = tl.abs(s) * _SILU_EXPONENT
+    q = tl.exp2(z)
+    g = 1.0 / (1.0 + q)
+    return tl.where(z < -126.0, 0.0, (q * g) * g)
+
+
+@triton.jit
+def d_tanh(s):
+    z = tl.abs(s) * -_TANH_EXPONENT
+    q = tl.exp2(z)
+    g = 1.0 / (1.0 + q)
+    return tl.where(z < -126.0, 0.0, ((4.0 * q) * g) * g)
+
+
+_FUNCTIONS = (relu, relu2, gelu, gelu_tanh, quick_gelu, silu, sigmoid, tanh, identity)
+_SLOPES = (d_relu, d_relu2, d_gelu, d_gelu_tanh, d_quick_gelu, d_silu, d_sigmoid, d_tanh, d_identity)
+ACTIVATIONS = {f.fn.__name__: f for f in _FUNCTIONS}
+DERIVATIVES = {f.fn.__name__: slope for f, slope in zip(_FUNCTIONS, _SLOPES, strict=True)}

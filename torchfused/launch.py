@@ -5,8 +5,9 @@ from typing import Any
 
 import torch
 
-from parity.contract.plan import Gemm, Plan, Tiles, stage_bytes
+from parity.contract.plan import Gemm, Plan
 from parity.contract.problem import Device
+from parity.contract.tiles import Tiles, stage_bytes
 
 from .activations import ACTIVATIONS
 from .kernels.tiled import linear_fwd_kernel

@@ -8,7 +8,7 @@ from jax import numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plt
 
-from parity.contract.plan import Tiles
+from parity.contract.tiles import Tiles
 
 
 def linear_fwd_kernel(

@@ -4,13 +4,14 @@ A Plan holds everything that changes a result's bits. What only changes speed (w
 lives in each twin's launch.py.
 """
 
-from dataclasses import dataclass, replace
+import json
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from functools import lru_cache
 
-from .dtypes import DTYPES
 from .errors import UnsupportedError
 from .problem import Device, Problem
+from .tiles import CHAIN_TILE, DEEPEST, Tiles, stage_bytes, tiles_for
 
 
 class Strategy(StrEnum):
@@ -24,27 +25,6 @@ class Backend(StrEnum):
     """Which kernels serve a strategy. ``portable``: Triton in torchfused, Pallas' Triton lowering in jaxfused."""
 
     PORTABLE = "portable"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Tiles:
-    """One program's share of a GEMM: an ``[m, n]`` tile of the result, summed over K in steps of ``k``.
-
-    Raises ValueError unless each is a power of two and at least 16 (the matrix unit's smallest step).
-    """
-
-    m: int
-    n: int
-    k: int
-
-    def __post_init__(self) -> None:
-        for name in ("m", "n", "k"):
-            size = getattr(self, name)
-            if not isinstance(size, int) or size < 16 or size & (size - 1):
-                raise ValueError(f"tile {name} is {size}, must be a power of two and at least 16")
-
-    def __str__(self) -> str:
-        return f"{self.m}x{self.n}x{self.k}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -99,6 +79,17 @@ class Plan:
         assert isinstance(self.split_k, tuple)
         return Gemm(tiles=self.up, split_k=self.split_k[0]), Gemm(tiles=self.down, split_k=self.split_k[1])
 
+    def to_json(self) -> str:
+        """The plan as text, for those who can only hand on text; ``from_json`` reads it."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> "Plan":
+        fields = json.loads(text)
+        for name in ("up", "down"):
+            fields[name] = Tiles(**fields[name]) if fields[name] else None
+        return cls(**fields)
+
     def __str__(self) -> str:
         if self.strategy is Strategy.LIBRARY:
             return "library"
@@ -116,9 +107,6 @@ FEW_ROWS = 16
 EVEN_K = 256
 SMALL_BYTES = 24e6
 
-# The tiles' depth along K where a plan has several chains and leaves its tiles open: the same for any number of rows.
-CHAIN_TILE = 32
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Choice:
@@ -128,18 +116,19 @@ class Choice:
     why: str
 
 
-def choose(problem: Problem, device: Device, forced: Plan | None = None) -> Choice:
-    """The plan that will run: ``forced``, completed with tiles, or the automatic one.
+def choose(problem: Problem, device: Device, forced: Plan | None = None, *, training: bool = False) -> Choice:
+    """The plan that will run: ``forced``, completed with tiles, or the automatic one. ``training``: gradients will be
+    asked for, so that forward and backward are weighed together.
 
     Raises UnsupportedError, naming the limit and the way out, if the forced plan cannot run on ``device``.
     """
     if not isinstance(forced, Plan | None):
         raise ValueError(f'plan is {forced!r}, must be a Plan, such as Plan(strategy="library")')
-    return _choose(problem, device, forced)
+    return _choose(problem, device, forced, training)
 
 
 @lru_cache(maxsize=4096)
-def _choose(problem: Problem, device: Device, forced: Plan | None) -> Choice:
+def _choose(problem: Problem, device: Device, forced: Plan | None, training: bool) -> Choice:
     if forced is not None:
         limit = limitation(problem, device, forced)
         if limit:
@@ -149,16 +138,18 @@ def _choose(problem: Problem, device: Device, forced: Plan | None) -> Choice:
     if limit and device.kind == "interpreter":
         # An interpreter is asked for to see the kernels run: running something else would hide what was asked.
         raise UnsupportedError(limit)
-    limit = limit or _slower(problem, device)
+    limit = limit or _slower(problem, device, training)
     if limit:
         return Choice(plan=LIBRARY, why=limit)
     return Choice(plan=complete(Plan(), problem, device), why="the fused kernels serve this problem on this device")
 
 
-def _slower(problem: Problem, device: Device) -> str | None:
+def _slower(problem: Problem, device: Device, training: bool) -> str | None:
     """Why the library is the faster choice, where it was measured to be."""
     if device.kind != "gpu":
         return None
+    if training:
+        return "training was not yet measured to be faster with the portable kernels"
     if problem.dtype == "float32":
         return (
             "float32 runs without tensor cores, or needs its inputs rounded to tf32 first, and the vendor's GEMM is "
@@ -215,45 +206,15 @@ def limitation(problem: Problem, device: Device, plan: Plan) -> str | None:
     return None
 
 
-def stage_bytes(tiles: Tiles, dtype: str, weights: int) -> int:
-    """Shared memory of one pipeline stage: a tile of x and one of each of the weights."""
-    return (tiles.m + weights * tiles.n) * tiles.k * DTYPES[dtype].bytes
-
-
 def complete(plan: Plan, problem: Problem, device: Device) -> Plan:
     """``plan`` with the tiles it left open."""
     if plan.strategy is Strategy.LIBRARY:
         return plan
     # A chain is whole tiles long: with several, a row's bits must not hang on the number of rows its tiles suit.
-    deepest = CHAIN_TILE if plan.split_k != (1, 1) else EVEN_K
+    deepest = CHAIN_TILE if plan.split_k != (1, 1) else DEEPEST
+    m, k, h, n = problem.m, problem.in_features, problem.hidden_features, problem.out_features
     return replace(
         plan,
-        up=plan.up or _tiles(problem, device, problem.in_features, problem.hidden_features, problem.gated, deepest),
-        down=plan.down or _tiles(problem, device, problem.hidden_features, problem.out_features, False, deepest),
+        up=plan.up or tiles_for(problem, device, m, k, h, weights=1 + problem.gated, deepest=deepest),
+        down=plan.down or tiles_for(problem, device, m, h, n, deepest=deepest),
     )
-
-
-def _tiles(problem: Problem, device: Device, inner: int, outer: int, gated: bool, deepest: int) -> Tiles:
-    """Few rows: narrow and deep tiles, so that many programs read the weights with many bytes in flight. Many rows:
-    wide ones, so that each byte read is used often. Always small enough that no accumulator spills."""
-    rows = min(_power_of_two(problem.m), 128)
-    tf32 = problem.precision == "tf32"
-    if problem.dtype == "float32" and not tf32:
-        # No tensor cores: operands and accumulators share the registers.
-        m, n, k = min(rows, 64), 32 if gated else 64, 16
-    elif rows <= 16:
-        m, n, k = rows, 32, 128 if tf32 else 256
-    elif rows <= 64:
-        m, n, k = rows, 32 if tf32 else 64, 64 if tf32 else 128
-    elif tf32 or (gated and device.capability != (9, 0)):
-        m, n, k = rows, 64, 32 if tf32 else 64
-    else:
-        m, n, k = rows, 128, 64
-    # A masked load is not pipelined: a tile that divides K, where one of fair depth does, needs no mask.
-    even = inner & -inner
-    k = min(_power_of_two(inner), k, deepest)
-    return Tiles(m=m, n=min(_power_of_two(outer), n), k=min(k, even) if even >= CHAIN_TILE else k)
-
-
-def _power_of_two(size: int) -> int:
-    return max(16, 1 << (size - 1).bit_length())
