@@ -1,6 +1,7 @@
 """The activations and their derivatives in Pallas, name -> f. Spelled step by step as
-parity/contract/activations.py says: the same float32 operations in the same order as torchfused/activations.py. XLA's Triton compiler does not contract, so every
-product is rounded before it is added.
+parity/contract/activations.py says: the same float32 operations in the same order as torchfused/activations.py.
+XLA's Triton compiler does not contract, so every product is rounded
+before it is added.
 """
 
 from jax import Array

@@ -1,6 +1,7 @@
 """The activations and their derivatives in Triton, name -> f. Spelled step by step as
-parity/contract/activations.py says: the same float32 operations in the same order as jaxfused/activations.py. Kernels compile with ``enable_fp_fusion=False``,
-so that every product is rounded before it is added.
+parity/contract/activations.py says: the same float32 operations in the same order as jaxfused/activations.py.
+Kernels compile with ``enable_fp_fusion=False``, so that
+every product is rounded before it is added.
 """
 
 import triton

@@ -1,18 +1,22 @@
 """Plan -> grids, outputs and launches. What only changes speed (warps, pipeline stages, tile order) stands here."""
 
-from functools import lru_cache
+from collections.abc import Collection, Mapping
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
 
 from parity.contract.plan import Gemm, Plan
 from parity.contract.problem import Device
-from parity.contract.tiles import Tiles, stage_bytes
+from parity.contract.tiles import Tiles, stage_bytes, tiles_for
 
-from .activations import ACTIVATIONS
+from .activations import ACTIVATIONS, DERIVATIVES
 from .kernels.tiled import linear_fwd_kernel
+from .kernels.tiled_backward import hidden_bwd_kernel, product_bwd_kernel
 
 _GROUP_M = 8
+# The columns an epilogue works on at a time: more of a large tile's would spill.
+_COLUMNS = 64
 
 
 def tiled(
@@ -28,22 +32,81 @@ def tiled(
     b_down: torch.Tensor | None,
     activation: str,
     precision: str,
-    taps: bool = False,
+    taps: torch.dtype | None = None,
 ) -> dict[str, torch.Tensor]:
     """Two launches: ``h = act(x w_up^T + b_up)`` (times the gate's), ``y = h w_down^T + b_down``.
 
-    x ``[m, k]``. Returns "h" and "y" and, with ``taps``, float32 "s" (and "u" when gated).
+    x ``[m, k]``. Returns "h" and "y" and, rounded to the type ``taps``, "s" (and "u" when gated).
     """
-    up, down = plan.gemms()
-    # Triton launches on the current device, which need not be the operands'.
-    with torch.cuda.device_of(x):
-        hidden = _linear(
-            up, device, x, w_up, b_up,
-            gate=w_gate, b_gate=b_gate, activation=activation, precision=precision, taps=taps,
-        )  # fmt: skip
-        h = hidden.pop("y")
-        y = _linear(down, device, h, w_down, b_down, activation="identity", precision=precision)["y"]
-    return hidden | {"h": h, "y": y}
+    hidden = tiled_hidden(
+        plan, device, x, w_up, w_gate=w_gate, b_up=b_up, b_gate=b_gate,
+        activation=activation, precision=precision, taps=taps,
+    )  # fmt: skip
+    _, down = plan.gemms()
+    y = _linear(down, device, hidden["h"], w_down, b_down, activation="identity", precision=precision)["y"]
+    return hidden | {"y": y}
+
+
+def tiled_hidden(
+    plan: Plan,
+    device: Device,
+    x: torch.Tensor,
+    w_up: torch.Tensor,
+    *,
+    w_gate: torch.Tensor | None,
+    b_up: torch.Tensor | None,
+    b_gate: torch.Tensor | None,
+    activation: str,
+    precision: str,
+    taps: torch.dtype | None = None,
+) -> dict[str, torch.Tensor]:
+    """The first of the two launches alone: "h" and, with ``taps``, "s" (and "u")."""
+    up, _ = plan.gemms()
+    hidden = _linear(
+        up, device, x, w_up, b_up,
+        gate=w_gate, b_gate=b_gate, activation=activation, precision=precision, taps=taps,
+    )  # fmt: skip
+    return {"h": hidden.pop("y")} | hidden
+
+
+def tiled_backward(
+    device: Device,
+    dy: torch.Tensor,
+    x: torch.Tensor,
+    w_up: torch.Tensor,
+    w_down: torch.Tensor,
+    *,
+    w_gate: torch.Tensor | None,
+    saved: Mapping[str, torch.Tensor],
+    needs: Collection[str],
+    activation: str,
+    precision: str,
+) -> dict[str, torch.Tensor]:
+    """The gradients of ``tiled`` for the upstream ``dy`` ``[m, n]``: one launch for the hidden layer's, one for each of
+    the operands that ``needs`` names, as "d_<name>"; also "d_s", "d_u" and "h" where one of these needs them.
+
+    ``saved``: "s", "u" when gated, and, unless it is to be computed from them, "h"; ``[m, h]`` in x's type.
+    """
+    of = partial(_product, device, precision)
+    sums = partial(_product, device, "ieee", dy.new_ones(1, 1).expand(1, x.shape[0]))
+    found: dict[str, torch.Tensor] = {}
+    inner = {"x", "w_up", "w_gate", "b_up", "b_gate"}.intersection(needs)
+    if inner or ("w_down" in needs and "h" not in saved):
+        found |= _hidden_bwd(device, dy, w_down, saved, activation=activation, precision=precision)
+        found["d_u"] = found.get("d_u", found["d_s"])
+    compute = {
+        "x": lambda: of(found["d_u"], w_up, *(() if w_gate is None else (found["d_s"], w_gate))),
+        "w_up": lambda: of(found["d_u"].t(), x),
+        "w_down": lambda: of(dy.t(), found.get("h", saved.get("h"))),
+        "w_gate": lambda: of(found["d_s"].t(), x),
+        "b_up": lambda: sums(found["d_u"]).view(-1),
+        "b_gate": lambda: sums(found["d_s"]).view(-1),
+        "b_down": lambda: sums(dy).view(-1),
+    }
+    gradients = {f"d_{name}": gradient() for name, gradient in compute.items() if name in needs}
+    if w_gate is None:
+        found.pop("d_u", None)
+    return found | gradients
 
 
 def _linear(
@@ -57,7 +120,7 @@ def _linear(
     b_gate: torch.Tensor | None = None,
     activation: str,
     precision: str,
-    taps: bool = False,
+    taps: torch.dtype | None = None,
 ) -> dict[str, torch.Tensor]:
     tiles = gemm.tiles
     m, k = x.shape
@@ -65,53 +128,141 @@ def _linear(
     out = {"y": x.new_empty(m, n)}
     if taps:
         for name in ("s",) if gate is None else ("s", "u"):
-            out[name] = x.new_empty(m, n, dtype=torch.float32)
+            out[name] = x.new_empty(m, n, dtype=taps)
     if m == 0:
         return out
-    warps, stages = _schedule(tiles, device, str(x.dtype).removeprefix("torch."), 1 if gate is None else 2)
     # An absent operand is never touched: w stands in for its pointer.
-    kernel: Any = linear_fwd_kernel[(-(m // -tiles.m) * -(n // -tiles.n),)]
-    kernel(
-        x,
-        w,
-        w if gate is None else gate,
-        w if b is None else b,
-        w if b_gate is None else b_gate,
-        out["y"],
-        out.get("s", w),
-        out.get("u", w),
-        m,
-        n,
-        k,
-        *x.stride(),
-        *w.stride(),
-        *(w if gate is None else gate).stride(),
-        0 if b is None else b.stride(0),
-        0 if b_gate is None else b_gate.stride(0),
-        BM=tiles.m,
-        BN=tiles.n,
-        BK=tiles.k,
+    _launch(
+        linear_fwd_kernel,
+        device,
+        tiles,
+        1 if gate is None else 2,
+        (
+            x,
+            w,
+            w if gate is None else gate,
+            w if b is None else b,
+            w if b_gate is None else b_gate,
+            out["y"],
+            out.get("s", w),
+            out.get("u", w),
+        ),
+        (m, n, k),
+        (
+            *x.stride(),
+            *w.stride(),
+            *(w if gate is None else gate).stride(),
+            0 if b is None else b.stride(0),
+            0 if b_gate is None else b_gate.stride(0),
+        ),
         SPLIT_K=gemm.split_k,
         ACTIVATION=ACTIVATIONS[activation],
         GATED=gate is not None,
         BIAS=b is not None,
         BIAS_GATE=b_gate is not None,
-        TAPS=taps,
+        TAPS=taps is not None,
         TF32=precision == "tf32",
-        EVEN_K=k % tiles.k == 0,
-        GROUP_M=_GROUP_M,
-        num_warps=warps,
-        num_stages=stages,
-        # Contraction would round a product and its sum once instead of twice: the twins agreed on twice.
-        enable_fp_fusion=False,
+        COLUMNS=_COLUMNS,
     )
     return out
+
+
+def _hidden_bwd(
+    device: Device,
+    dy: torch.Tensor,
+    w: torch.Tensor,
+    saved: Mapping[str, torch.Tensor],
+    *,
+    activation: str,
+    precision: str,
+) -> dict[str, torch.Tensor]:
+    m, k = dy.shape
+    s = saved["s"]
+    n = s.shape[1]
+    gated, hidden = "u" in saved, "h" not in saved
+    out = {name: torch.empty_like(s) for name in ("d_s", *("d_u",) * gated, *("h",) * hidden)}
+    if m == 0:
+        return out
+    _launch(
+        hidden_bwd_kernel,
+        device,
+        tiles_for(device, str(dy.dtype).removeprefix("torch."), precision, m, k, n),
+        1,
+        (dy, w, s, saved.get("u", s), out.get("h", s), out["d_s"], out.get("d_u", s)),
+        (m, n, k),
+        (*dy.stride(), *w.stride()),
+        ACTIVATION=ACTIVATIONS[activation],
+        DERIVATIVE=DERIVATIVES[activation],
+        GATED=gated,
+        HIDDEN=hidden,
+        TF32=precision == "tf32",
+        COLUMNS=_COLUMNS,
+    )
+    return out
+
+
+def _product(
+    device: Device,
+    precision: str,
+    a: torch.Tensor,
+    b: torch.Tensor,
+    a2: torch.Tensor | None = None,
+    b2: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """``a b``, or ``a b + a2 b2``, in a's type."""
+    m, k = a.shape
+    n = b.shape[1]
+    y = b.new_empty(m, n)
+    if m == 0 or k == 0:
+        return y.zero_()
+    a2, b2, pair = (a, b, False) if a2 is None or b2 is None else (a2, b2, True)
+    _launch(
+        product_bwd_kernel,
+        device,
+        tiles_for(device, str(b.dtype).removeprefix("torch."), precision, m, k, n),
+        1,
+        (a, b, a2, b2, y),
+        (m, n, k),
+        (*a.stride(), *b.stride(), *a2.stride(), *b2.stride()),
+        PAIR=pair,
+        TF32=precision == "tf32",
+    )
+    return y
+
+
+def _launch(
+    kernel: Any,
+    device: Device,
+    tiles: Tiles,
+    weights: int,
+    operands: tuple[torch.Tensor, ...],
+    sizes: tuple[int, int, int],
+    strides: tuple[int, ...],
+    **constants: Any,
+) -> None:
+    m, n, k = sizes
+    warps, stages = _schedule(tiles, device, str(operands[0].dtype).removeprefix("torch."), weights)
+    # Triton launches on the current device, which need not be the operands'.
+    with torch.cuda.device_of(operands[0]):
+        kernel[(-(m // -tiles.m) * -(n // -tiles.n),)](
+            *operands,
+            *sizes,
+            *strides,
+            BM=tiles.m,
+            BN=tiles.n,
+            BK=tiles.k,
+            EVEN_K=k % tiles.k == 0,
+            GROUP_M=_GROUP_M,
+            num_warps=warps,
+            num_stages=stages,
+            # Contraction would round a product and its sum once instead of twice: the twins agreed on twice.
+            enable_fp_fusion=False,
+            **constants,
+        )
 
 
 @lru_cache(maxsize=4096)
 def _schedule(tiles: Tiles, device: Device, dtype: str, weights: int) -> tuple[int, int]:
     """Warps for the accumulators' registers, as many pipeline stages as shared memory holds."""
-    large = tiles.m * tiles.n >= 128 * 64
     fit = (device.smem_bytes - 8192) // stage_bytes(tiles, dtype, weights)
-    # Few rows wait for memory and want it in flight; large tiles ran 5 % slower with a fourth stage.
-    return (8, max(1, min(3, fit))) if large else (4, max(1, min(4, fit)))
+    return (8 if tiles.m * tiles.n * weights >= 128 * 64 else 4), max(1, min(4, fit))

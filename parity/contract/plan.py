@@ -7,7 +7,7 @@ lives in each twin's launch.py.
 import json
 from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
-from functools import lru_cache
+from functools import lru_cache, partial
 
 from .errors import UnsupportedError
 from .problem import Device, Problem
@@ -212,9 +212,6 @@ def complete(plan: Plan, problem: Problem, device: Device) -> Plan:
         return plan
     # A chain is whole tiles long: with several, a row's bits must not hang on the number of rows its tiles suit.
     deepest = CHAIN_TILE if plan.split_k != (1, 1) else DEEPEST
-    m, k, h, n = problem.m, problem.in_features, problem.hidden_features, problem.out_features
-    return replace(
-        plan,
-        up=plan.up or tiles_for(problem, device, m, k, h, weights=1 + problem.gated, deepest=deepest),
-        down=plan.down or tiles_for(problem, device, m, h, n, deepest=deepest),
-    )
+    k, h, n = problem.in_features, problem.hidden_features, problem.out_features
+    of = partial(tiles_for, device, problem.dtype, problem.precision, problem.m, deepest=deepest)
+    return replace(plan, up=plan.up or of(k, h, weights=1 + problem.gated), down=plan.down or of(h, n))

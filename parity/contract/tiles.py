@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from .dtypes import DTYPES
-from .problem import Device, Problem
+from .problem import Device
 
 # The tiles' depth along K where a plan has several chains and leaves its tiles open: the same for any number of rows.
 CHAIN_TILE = 32
@@ -38,18 +38,26 @@ def stage_bytes(tiles: Tiles, dtype: str, weights: int) -> int:
 
 
 def tiles_for(
-    problem: Problem, device: Device, rows: int, inner: int, outer: int, *, weights: int = 1, deepest: int = DEEPEST
+    device: Device,
+    dtype: str,
+    precision: str,
+    rows: int,
+    inner: int,
+    outer: int,
+    *,
+    weights: int = 1,
+    deepest: int = DEEPEST,
 ) -> Tiles:
-    """Tiles of a product ``[rows, inner] @ [inner, outer]`` in ``problem``'s type, with ``weights`` right operands and
-    accumulators. Nothing here changes a bit of a product that is one chain.
+    """Tiles of a product ``[rows, inner] @ [inner, outer]`` with ``weights`` right operands, an accumulator each.
+    Nothing here changes a bit of a product that is summed in one chain.
 
     Few rows: narrow and deep tiles, so that many programs read the weights with many bytes in flight. Many rows: wide
     ones, so that each byte read is used often, but not so wide that processors stay without a tile. Always small
     enough that no accumulator spills.
     """
     m = min(_power_of_two(rows), 128)
-    tf32 = problem.precision == "tf32"
-    if problem.dtype == "float32" and not tf32:
+    tf32 = precision == "tf32"
+    if dtype == "float32" and not tf32:
         # No tensor cores: operands and accumulators share the registers.
         m, n, k = min(m, 64), 32 if weights > 1 else 64, 16
     elif m <= 16:
