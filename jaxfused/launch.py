@@ -1,21 +1,27 @@
 """Plan -> grids, outputs and launches. What only changes speed (warps, pipeline stages, tile order) stands here."""
 
+from collections.abc import Callable, Collection, Mapping
 from functools import lru_cache, partial
+from typing import Any
 
 import jax
 from jax import Array
 from jax import numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plt
+from jax.typing import DTypeLike
 
 from parity.contract.plan import Gemm, Plan
 from parity.contract.problem import Device
-from parity.contract.tiles import Tiles, stage_bytes
+from parity.contract.tiles import Tiles, stage_bytes, tiles_for
 
-from .activations import ACTIVATIONS
+from .activations import ACTIVATIONS, DERIVATIVES
 from .kernels.tiled import linear_fwd_kernel
+from .kernels.tiled_backward import hidden_bwd_kernel, product_bwd_kernel
 
 _GROUP_M = 8
+# The columns an epilogue works on at a time: more of a large tile's would spill.
+_COLUMNS = 64
 
 
 def tiled(
@@ -31,20 +37,83 @@ def tiled(
     b_down: Array | None,
     activation: str,
     precision: str,
-    taps: bool = False,
+    taps: DTypeLike | None = None,
 ) -> dict[str, Array]:
     """Two launches: ``h = act(x w_up + b_up)`` (times the gate's), ``y = h w_down + b_down``.
 
-    x ``[m, k]``. Returns "h" and "y" and, with ``taps``, float32 "s" (and "u" when gated).
+    x ``[m, k]``. Returns "h" and "y" and, rounded to the type ``taps``, "s" (and "u" when gated).
     """
-    up, down = plan.gemms()
+    hidden = tiled_hidden(
+        plan, device, x, w_up, w_gate=w_gate, b_up=b_up, b_gate=b_gate,
+        activation=activation, precision=precision, taps=taps,
+    )  # fmt: skip
+    _, down = plan.gemms()
+    y = _linear(down, device, hidden["h"], w_down, b_down, activation="identity", precision=precision)["y"]
+    return hidden | {"y": y}
+
+
+def tiled_hidden(
+    plan: Plan,
+    device: Device,
+    x: Array,
+    w_up: Array,
+    *,
+    w_gate: Array | None,
+    b_up: Array | None,
+    b_gate: Array | None,
+    activation: str,
+    precision: str,
+    taps: DTypeLike | None = None,
+) -> dict[str, Array]:
+    """The first of the two launches alone: "h" and, with ``taps``, "s" (and "u")."""
+    up, _ = plan.gemms()
     hidden = _linear(
         up, device, x, w_up, b_up,
         gate=w_gate, b_gate=b_gate, activation=activation, precision=precision, taps=taps,
     )  # fmt: skip
-    h = hidden.pop("y")
-    y = _linear(down, device, h, w_down, b_down, activation="identity", precision=precision)["y"]
-    return hidden | {"h": h, "y": y}
+    return {"h": hidden.pop("y")} | hidden
+
+
+def tiled_backward(
+    device: Device,
+    dy: Array,
+    x: Array,
+    w_up: Array,
+    w_down: Array,
+    *,
+    w_gate: Array | None,
+    saved: Mapping[str, Array],
+    needs: Collection[str],
+    activation: str,
+    precision: str,
+) -> dict[str, Array]:
+    """The gradients of ``tiled`` for the upstream ``dy`` ``[m, n]``: one launch for the hidden layer's, one for each of
+    the operands that ``needs`` names, as "d_<name>"; also "d_s", "d_u" and "h" where one of these needs them.
+
+    ``saved``: "s", "u" when gated, and, unless it is to be computed from them, "h"; ``[m, h]`` in x's type.
+    """
+    of = partial(_product, device, precision)
+    sums = partial(_product, device, "ieee", jnp.ones((1, x.shape[0]), dy.dtype))
+    found: dict[str, Array] = {}
+    inner = {"x", "w_up", "w_gate", "b_up", "b_gate"}.intersection(needs)
+    if inner or ("w_down" in needs and "h" not in saved):
+        found |= _hidden_bwd(device, dy, w_down, saved, activation=activation, precision=precision)
+        found["d_u"] = found.get("d_u", found["d_s"])
+    compute = {
+        "x": lambda: of(
+            found["d_u"], w_up, *(() if w_gate is None else (found["d_s"], w_gate)), transposed=(False, True)
+        ),
+        "w_up": lambda: of(x, found["d_u"], transposed=(True, False)),
+        "w_down": lambda: of(found["h"] if "h" in found else saved["h"], dy, transposed=(True, False)),
+        "w_gate": lambda: of(x, found["d_s"], transposed=(True, False)),
+        "b_up": lambda: sums(found["d_u"]).reshape(-1),
+        "b_gate": lambda: sums(found["d_s"]).reshape(-1),
+        "b_down": lambda: sums(dy).reshape(-1),
+    }
+    gradients = {f"d_{name}": gradient() for name, gradient in compute.items() if name in needs}
+    if w_gate is None:
+        found.pop("d_u", None)
+    return found | gradients
 
 
 def _linear(
@@ -58,47 +127,134 @@ def _linear(
     b_gate: Array | None = None,
     activation: str,
     precision: str,
-    taps: bool = False,
+    taps: DTypeLike | None = None,
 ) -> dict[str, Array]:
-    tiles = gemm.tiles
-    m = x.shape[0]
-    n = w.shape[1]
+    m, n = x.shape[0], w.shape[1]
     out = {"y": jax.ShapeDtypeStruct((m, n), x.dtype)}
     if taps:
         for name in ("s",) if gate is None else ("s", "u"):
-            out[name] = jax.ShapeDtypeStruct((m, n), jnp.float32)
+            out[name] = jax.ShapeDtypeStruct((m, n), taps)
     if m == 0:
-        return {name: jnp.zeros(shape.shape, shape.dtype) for name, shape in out.items()}
-    warps, stages = _schedule(tiles, device, str(x.dtype), 1 if gate is None else 2)
-    operands = {"x": x, "w": w, "gate": gate, "b": b, "b_gate": b_gate}
-    names = [name for name, operand in operands.items() if operand is not None] + list(out)
-    body = partial(
+        return _zeros(out)
+    return _launch(
         linear_fwd_kernel,
-        tiles=tiles,
+        device,
+        gemm.tiles,
+        1 if gate is None else 2,
+        {"x": x, "w": w, "gate": gate, "b": b, "b_gate": b_gate},
+        ("y", "s", "u"),
+        out,
+        (m, n),
         split_k=gemm.split_k,
         activation=ACTIVATIONS[activation],
         tf32=precision == "tf32",
-        group_m=_GROUP_M,
+        columns=_COLUMNS,
     )
 
-    def linear_fwd(*refs):
+
+def _hidden_bwd(
+    device: Device,
+    dy: Array,
+    w: Array,
+    saved: Mapping[str, Array],
+    *,
+    activation: str,
+    precision: str,
+) -> dict[str, Array]:
+    m, k = dy.shape
+    s = saved["s"]
+    n = s.shape[1]
+    gated, hidden = "u" in saved, "h" not in saved
+    out = {
+        name: jax.ShapeDtypeStruct((m, n), s.dtype) for name in ("d_s", *("d_u",) * gated, *("h",) * hidden)
+    }  # fmt: skip
+    if m == 0:
+        return _zeros(out)
+    return _launch(
+        hidden_bwd_kernel,
+        device,
+        tiles_for(device, str(dy.dtype), precision, m, k, n),
+        1,
+        {"dy": dy, "w": w, "s": s, "u": saved.get("u")},
+        ("h", "d_s", "d_u"),
+        out,
+        (m, n),
+        activation=ACTIVATIONS[activation],
+        derivative=DERIVATIVES[activation],
+        tf32=precision == "tf32",
+        columns=_COLUMNS,
+    )
+
+
+def _product(
+    device: Device,
+    precision: str,
+    a: Array,
+    b: Array,
+    a2: Array | None = None,
+    b2: Array | None = None,
+    *,
+    transposed: tuple[bool, bool] = (False, False),
+) -> Array:
+    """``a b``, or ``a b + a2 b2``, in a's type; ``transposed`` says which are held the other way around."""
+    k, m = a.shape if transposed[0] else a.shape[::-1]
+    n = b.shape[0 if transposed[1] else 1]
+    out = {"y": jax.ShapeDtypeStruct((m, n), b.dtype)}
+    if m == 0 or k == 0:
+        return _zeros(out)["y"]
+    return _launch(
+        product_bwd_kernel,
+        device,
+        tiles_for(device, str(b.dtype), precision, m, k, n),
+        1,
+        {"a": a, "b": b, "a2": a2, "b2": b2},
+        ("y",),
+        out,
+        (m, n),
+        transposed=transposed,
+        tf32=precision == "tf32",
+    )["y"]
+
+
+def _launch(
+    kernel: Callable,
+    device: Device,
+    tiles: Tiles,
+    weights: int,
+    operands: Mapping[str, Array | None],
+    outputs: tuple[str, ...],
+    out: Mapping[str, jax.ShapeDtypeStruct],
+    sizes: tuple[int, int],
+    **constants: Any,
+) -> dict[str, Array]:
+    """``outputs``: the kernel's, in its order; those that are not in ``out`` are absent, as operands that are None."""
+    m, n = sizes
+    present = {name: operand for name, operand in operands.items() if operand is not None}
+    names = [*present, *out]
+    warps, stages = _schedule(tiles, device, str(next(iter(present.values())).dtype), weights)
+    body = partial(kernel, tiles=tiles, group_m=_GROUP_M, **constants)
+
+    def launched(*refs):
         given = dict(zip(names, refs, strict=True))
-        body(*(given.get(name) for name in (*operands, "y", "s", "u")))
+        body(*(given.get(name) for name in (*operands, *outputs)))
 
     results = pl.pallas_call(
-        linear_fwd,
+        launched,
         out_shape=list(out.values()),
         grid=(pl.cdiv(m, tiles.m) * pl.cdiv(n, tiles.n),),
         interpret=device.kind == "interpreter",
         compiler_params=plt.CompilerParams(num_warps=warps, num_stages=stages),
-    )(*(operand for operand in operands.values() if operand is not None))
+        name=getattr(kernel, "__name__", "kernel").removesuffix("_kernel"),
+    )(*present.values())
     return dict(zip(out, results, strict=True))
+
+
+def _zeros(out: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, Array]:
+    return {name: jnp.zeros(shape.shape, shape.dtype) for name, shape in out.items()}
 
 
 @lru_cache(maxsize=4096)
 def _schedule(tiles: Tiles, device: Device, dtype: str, weights: int) -> tuple[int, int]:
     """Warps for the accumulators' registers, as many pipeline stages as shared memory holds."""
-    large = tiles.m * tiles.n >= 128 * 64
     fit = (device.smem_bytes - 8192) // stage_bytes(tiles, dtype, weights)
-    # Few rows wait for memory and want it in flight; large tiles ran 5 % slower with a fourth stage.
-    return (8, max(1, min(3, fit))) if large else (4, max(1, min(4, fit)))
+    return (8 if tiles.m * tiles.n * weights >= 128 * 64 else 4), max(1, min(4, fit))

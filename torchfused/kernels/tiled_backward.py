@@ -1,4 +1,4 @@
-"""The backward of strategy ``tiled``: the hidden layer's gradient with its epilogue, and products of any two operands."""
+"""The backward of strategy ``tiled``: the hidden layer's gradient with its epilogue, and products."""
 
 import triton
 import triton.language as tl
