@@ -17,37 +17,15 @@ def tile_of(M, N, BM: tl.constexpr, BN: tl.constexpr, GROUP_M: tl.constexpr):
 
 @triton.jit
 def chain(
-    acc, a_rows, b_cols, m_mask, n_mask, start, stop, stride_ak, stride_bk,
-    BK: tl.constexpr, TF32: tl.constexpr, EVEN_K: tl.constexpr,
-):  # fmt: skip
-    """``acc + a b`` over ``[start, stop)`` of K, ascending. ``a_rows`` ``[BM, 1]`` and ``b_cols`` ``[1, BN]`` point to
-    k = 0; EVEN_K: ``stop - start`` is a multiple of BK."""
-    k = tl.arange(0, BK)
-    # The pointers move along: computing them anew in each step took a tenth of the time.
-    a_ptrs = a_rows + _along(k + start, stride_ak)[None, :]
-    b_ptrs = b_cols + _along(k + start, stride_bk)[:, None]
-    for k0 in range(start, stop, BK):
-        if EVEN_K:
-            a_mask = m_mask
-            b_mask = n_mask
-        else:
-            a_mask = m_mask & (k < stop - k0)[None, :]
-            b_mask = n_mask & (k < stop - k0)[:, None]
-        a = tl.load(a_ptrs, mask=a_mask, other=0.0)  # [BM, BK]
-        b = tl.load(b_ptrs, mask=b_mask, other=0.0)  # [BK, BN]
-        acc = dot(a, b, acc, TF32)
-        a_ptrs += _along(BK, stride_ak)
-        b_ptrs += _along(BK, stride_bk)
-    return acc
-
-
-@triton.jit
-def dual_chain(
     acc, acc_gate, a_rows, b_cols, gate_cols, m_mask, n_mask, start, stop, stride_ak, stride_bk, stride_gk,
-    BK: tl.constexpr, TF32: tl.constexpr, EVEN_K: tl.constexpr,
+    BK: tl.constexpr, GATED: tl.constexpr, TF32: tl.constexpr, EVEN_K: tl.constexpr,
 ):  # fmt: skip
-    """As ``chain``, for two right operands at once: ``acc + a b`` and ``acc_gate + a gate``."""
+    """``acc + a b`` and, when GATED, ``acc_gate + a gate``, over ``[start, stop)`` of K, ascending.
+
+    ``a_rows`` ``[BM, 1]``, ``b_cols`` and ``gate_cols`` ``[1, BN]`` point to k = 0; EVEN_K: BK divides ``stop - start``.
+    """
     k = tl.arange(0, BK)
+    # The pointers move along: computed anew in each step, they cost a tenth of the time.
     a_ptrs = a_rows + _along(k + start, stride_ak)[None, :]
     b_ptrs = b_cols + _along(k + start, stride_bk)[:, None]
     gate_ptrs = gate_cols + _along(k + start, stride_gk)[:, None]
@@ -61,11 +39,12 @@ def dual_chain(
         a = tl.load(a_ptrs, mask=a_mask, other=0.0)  # [BM, BK]
         b = tl.load(b_ptrs, mask=b_mask, other=0.0)  # [BK, BN]
         acc = dot(a, b, acc, TF32)
-        gate = tl.load(gate_ptrs, mask=b_mask, other=0.0)  # [BK, BN]
-        acc_gate = dot(a, gate, acc_gate, TF32)
+        if GATED:
+            gate = tl.load(gate_ptrs, mask=b_mask, other=0.0)  # [BK, BN]
+            acc_gate = dot(a, gate, acc_gate, TF32)
+            gate_ptrs += _along(BK, stride_gk)
         a_ptrs += _along(BK, stride_ak)
         b_ptrs += _along(BK, stride_bk)
-        gate_ptrs += _along(BK, stride_gk)
     return acc, acc_gate
 
 

@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from .gemm import chain, dual_chain, halves, tile_of
+from .gemm import chain, halves, tile_of
 
 
 # K=1 as a constant would unroll the loop over K and fold the bias into the matrix unit as its first accumulator.
@@ -59,14 +59,16 @@ def linear_fwd_kernel(
     gate_cols = gate_ptr + n[None, :] * stride_gn
 
     length = tl.cdiv(tl.cdiv(K, BK), SPLIT_K) * BK
-    acc, acc_gate = _part(
-        x_rows, w_cols, gate_cols, m_mask, n_mask, 0, min(length, K), stride_xk, stride_wk, stride_gk,
-        BM, BN, BK, GATED, TF32, EVEN_K,
+    zeros = tl.zeros((BM, BN), tl.float32)
+    none = zeros if GATED else 0.0
+    acc, acc_gate = chain(
+        zeros, none, x_rows, w_cols, gate_cols, m_mask, n_mask, 0, min(length, K),
+        stride_xk, stride_wk, stride_gk, BK, GATED, TF32, EVEN_K,
     )  # fmt: skip
     for i in range(1, SPLIT_K):
-        part, part_gate = _part(
-            x_rows, w_cols, gate_cols, m_mask, n_mask, i * length, min((i + 1) * length, K),
-            stride_xk, stride_wk, stride_gk, BM, BN, BK, GATED, TF32, EVEN_K,
+        part, part_gate = chain(
+            zeros, none, x_rows, w_cols, gate_cols, m_mask, n_mask, i * length, min((i + 1) * length, K),
+            stride_xk, stride_wk, stride_gk, BK, GATED, TF32, EVEN_K,
         )  # fmt: skip
         acc += part
         acc_gate += part_gate
@@ -75,23 +77,6 @@ def linear_fwd_kernel(
         acc, acc_gate, b_ptr, b_gate_ptr, y_ptr, s_ptr, u_ptr, m, tile_n * BN, M, N, stride_b, stride_bg,
         BN, COLUMNS, ACTIVATION, GATED, BIAS, BIAS_GATE, TAPS,
     )  # fmt: skip
-
-
-@triton.jit
-def _part(
-    x_rows, w_cols, gate_cols, m_mask, n_mask, start, stop, stride_xk, stride_wk, stride_gk,
-    BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
-    GATED: tl.constexpr, TF32: tl.constexpr, EVEN_K: tl.constexpr,
-):  # fmt: skip
-    """One accumulator chain of ``x w^T`` and, when GATED, one of ``x gate^T``."""
-    zeros = tl.zeros((BM, BN), tl.float32)
-    if GATED:
-        return dual_chain(
-            zeros, zeros, x_rows, w_cols, gate_cols, m_mask, n_mask, start, stop, stride_xk, stride_wk, stride_gk,
-            BK, TF32, EVEN_K,
-        )  # fmt: skip
-    acc = chain(zeros, x_rows, w_cols, m_mask, n_mask, start, stop, stride_xk, stride_wk, BK, TF32, EVEN_K)
-    return acc, 0.0
 
 
 @triton.jit

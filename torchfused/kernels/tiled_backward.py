@@ -42,9 +42,10 @@ def hidden_bwd_kernel(
     tile_m, tile_n = tile_of(M, N, BM, BN, GROUP_M)
     m = (tile_m * BM + tl.arange(0, BM)).to(tl.int64)
     n = (tile_n * BN + tl.arange(0, BN)).to(tl.int64)
-    dh = chain(
-        tl.zeros((BM, BN), tl.float32), dy_ptr + m[:, None] * stride_dm, w_ptr + n[None, :] * stride_wn,
-        (m < M)[:, None], (n < N)[None, :], 0, K, stride_dk, stride_wk, BK, TF32, EVEN_K,
+    w_cols = w_ptr + n[None, :] * stride_wn
+    dh, _ = chain(
+        tl.zeros((BM, BN), tl.float32), 0.0, dy_ptr + m[:, None] * stride_dm, w_cols, w_cols,
+        (m < M)[:, None], (n < N)[None, :], 0, K, stride_dk, stride_wk, stride_wk, BK, False, TF32, EVEN_K,
     )  # fmt: skip
     _finish(
         dh, s_ptr, u_ptr, h_ptr, ds_ptr, du_ptr, m, tile_n * BN, M, N,
@@ -123,13 +124,15 @@ def product_bwd_kernel(
     n = (tile_n * BN + tl.arange(0, BN)).to(tl.int64)
     m_mask = (m < M)[:, None]
     n_mask = (n < N)[None, :]
-    acc = chain(
-        tl.zeros((BM, BN), tl.float32), a_ptr + m[:, None] * stride_am, b_ptr + n[None, :] * stride_bn,
-        m_mask, n_mask, 0, K, stride_ak, stride_bk, BK, TF32, EVEN_K,
+    b_cols = b_ptr + n[None, :] * stride_bn
+    acc, _ = chain(
+        tl.zeros((BM, BN), tl.float32), 0.0, a_ptr + m[:, None] * stride_am, b_cols, b_cols,
+        m_mask, n_mask, 0, K, stride_ak, stride_bk, stride_bk, BK, False, TF32, EVEN_K,
     )  # fmt: skip
     if PAIR:
-        acc = chain(
-            acc, a2_ptr + m[:, None] * stride_a2m, b2_ptr + n[None, :] * stride_b2n,
-            m_mask, n_mask, 0, K, stride_a2k, stride_b2k, BK, TF32, EVEN_K,
+        b2_cols = b2_ptr + n[None, :] * stride_b2n
+        acc, _ = chain(
+            acc, 0.0, a2_ptr + m[:, None] * stride_a2m, b2_cols, b2_cols,
+            m_mask, n_mask, 0, K, stride_a2k, stride_b2k, stride_b2k, BK, False, TF32, EVEN_K,
         )  # fmt: skip
     tl.store(y_ptr + m[:, None] * N + n[None, :], acc.to(y_ptr.dtype.element_ty), mask=m_mask & n_mask)
