@@ -1,14 +1,16 @@
-"""Compiles the Triton kernel for a GPU that need not be there, as launch.py would launch it: ``compile_triton.py ARCH``
-prints one JSON object a case. A process of its own, without TRITON_INTERPRET: a decorated kernel is interpreted or
-compiled for good."""
+"""Compiles the Triton kernels for a GPU that need not be there, exactly as launch.py launches them:
+``compile_triton.py ARCH`` prints one JSON object a launch. A process of its own, without TRITON_INTERPRET: a decorated
+kernel is interpreted or compiled for good."""
 
 import json
 import re
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import torch
 import triton
 from triton.backends import nvidia
 from triton.backends.compiler import GPUTarget
@@ -18,81 +20,129 @@ from parity.contract.plan import Plan, choose
 from parity.contract.problem import Device, Problem, smem_of
 from torchfused import launch
 from torchfused.activations import ACTIVATIONS
-from torchfused.kernels.tiled import linear_fwd_kernel
 
 CUOBJDUMP = Path(nvidia.__file__).parent / "bin" / "cuobjdump"
-POINTERS = {"float32": "*fp32", "float16": "*fp16", "bfloat16": "*bf16"}
-# The strides of one: what nn.Linear holds; weights held the other way around; slices with steps everywhere.
-CONTIGUOUS = ("stride_xk", "stride_wk", "stride_gk", "stride_b", "stride_bg")
-TRANSPOSED = ("stride_xk", "stride_wn", "stride_gn", "stride_b", "stride_bg")
-STRIDED = ()
+POINTERS = {torch.float32: "*fp32", torch.float16: "*fp16", torch.bfloat16: "*bf16"}
 INSTRUCTIONS = ("wgmma.mma_async", "mma.sync", "tcgen05.mma", "fma.rn.f32", "ex2.approx", "div.full.f32", "div.rn.f32")
+SMS = {80: 108, 86: 84, 90: 132, 100: 148}
 
 
-def cases(arch: int) -> dict[str, tuple[Problem, dict]]:
-    """Few, some and many rows in every precision, plain and gated; then each activation once, on one architecture."""
-    found = {}
-    layer = {"in_features": 4096, "hidden_features": 4096, "out_features": 4096}
-    for m in (1, 64, 512) if arch != 86 else (512,):
-        for dtype, precision in (("bfloat16", "ieee"), ("float32", "ieee"), ("float32", "tf32")):
-            for gated in (False, True):
-                problem = Problem(m=m, **layer, activation="gelu", gated=gated, dtype=dtype, precision=precision)
-                name = f"{dtype}-{precision}-{m}-{'gated' if gated else 'plain'}"
-                found[name] = problem, {"even": gated, "taps": not gated}
-    half = Problem(m=512, **layer, dtype="float16")
-    found |= {"float16": (half, {}), "split": (half, {"split_k": 3}), "strided": (half, {"inner": STRIDED})}
-    gated = Problem(m=512, **layer, gated=True, dtype="float16")
-    found |= {"strided-gated": (gated, {"inner": STRIDED}), "transposed-gated": (gated, {"inner": TRANSPOSED})}
-    if arch == 90:
-        for name in ACTIVATIONS:
-            found[name] = Problem(m=1, **layer, activation=name, dtype="bfloat16"), {}
-    return found
+class Compiled:
+    """Stands for a kernel in launch.py: a launch compiles it for ``arch`` and is written down, nothing runs."""
+
+    def __init__(self, kernel: triton.JITFunction, arch: int, found: list[dict]) -> None:
+        self.kernel, self.arch, self.found = kernel, arch, found
+
+    def __getitem__(self, grid: tuple[int]) -> Callable[..., None]:
+        return self.compile
+
+    def compile(self, *args: torch.Tensor | int, num_warps: int, num_stages: int, enable_fp_fusion: bool, **constants):
+        fn = self.kernel
+        signature, attributes = {}, {}
+        held: dict[str, object] = dict(constants)
+        # As the launcher specialises: a stride of one is a constant; which sizes and pointers 16 divides is told.
+        for i, (parameter, arg) in enumerate(zip(fn.params, args, strict=False)):
+            if isinstance(arg, torch.Tensor):
+                signature[parameter.name] = POINTERS[arg.dtype]
+            elif arg == 1 and not parameter.do_not_specialize:
+                held[parameter.name] = 1
+            else:
+                signature[parameter.name] = "i32"
+            divisible = isinstance(arg, torch.Tensor) or (arg % 16 == 0 and not parameter.do_not_specialize)
+            if divisible and parameter.name in signature:
+                attributes[(i,)] = [["tt.divisibility", 16]]
+        signature = {name: signature.get(name, "constexpr") for name in fn.arg_names}
+        constexprs = {(fn.arg_names.index(name),): value for name, value in held.items()}
+        source = ASTSource(fn=fn, signature=signature, constexprs=constexprs, attrs=attributes)
+        options = {"num_warps": num_warps, "num_stages": num_stages, "enable_fp_fusion": enable_fp_fusion}
+        kernel = triton.compile(source, target=GPUTarget("cuda", self.arch, 32), options=options)
+        ptx = kernel.asm["ptx"]
+        self.found.append(
+            {
+                "kernel": fn.__name__,
+                "tiles": f"{constants['BM']}x{constants['BN']}x{constants['BK']}",
+                "schedule": [num_warps, num_stages],
+                "shared": kernel.metadata.shared,
+                **usage(kernel.asm["cubin"]),
+                "rounds": bool(re.search(r"cvt\.rn\.(bf16|f16)", ptx)),
+                **{name: ptx.count(name) for name in INSTRUCTIONS},
+            }
+        )
 
 
-def compiled(arch: int, problem: Problem, *, even=True, taps=False, split_k=1, inner=CONTIGUOUS) -> dict:
-    capability = divmod(arch, 10)
-    device = Device(kind="gpu", smem_bytes=smem_of(capability), capability=capability)
-    tiles = choose(problem, device, Plan()).plan.up
-    warps, stages = launch._schedule(tiles, device, problem.dtype, 1 + problem.gated)
-    constants = {
-        "BM": tiles.m, "BN": tiles.n, "BK": tiles.k, "SPLIT_K": split_k, "GATED": problem.gated, "BIAS": True,
-        "BIAS_GATE": problem.gated, "TAPS": taps, "TF32": problem.precision == "tf32", "EVEN_K": even,
-        "GROUP_M": launch._GROUP_M, "ACTIVATION": ACTIVATIONS[problem.activation],
-    }  # fmt: skip
-    names = linear_fwd_kernel.arg_names
-    # The launcher makes a stride of one a constant, and tells which sizes and pointers 16 divides.
-    signature = {name: POINTERS["float32" if name in ("s_ptr", "u_ptr") else problem.dtype] for name in names[:8]}
-    signature |= {name: "constexpr" if name in (*constants, *inner) else "i32" for name in names[8:]}
-    divisible = [name for name in names if signature[name] != "constexpr" and (even or name != "K")]
-    source = ASTSource(
-        fn=linear_fwd_kernel,
-        signature=signature,
-        constexprs={(names.index(name),): value for name, value in (constants | dict.fromkeys(inner, 1)).items()},
-        attrs={(names.index(name),): [["tt.divisibility", 16]] for name in divisible},
-    )
-    options = {"num_warps": warps, "num_stages": stages, "enable_fp_fusion": False}
-    kernel = triton.compile(source, target=GPUTarget("cuda", arch, 32), options=options)
-    ptx = kernel.asm["ptx"]
-    return {
-        "shared": kernel.metadata.shared,
-        "limit": device.smem_bytes,
-        "spilled": spilled(kernel.asm["cubin"]),
-        "rounding": problem.dtype if re.search(r"cvt\.rn\.(bf16|f16)", ptx) else "none",
-        **{name: ptx.count(name) for name in INSTRUCTIONS},
-    }
-
-
-def spilled(cubin: bytes) -> int:
-    """Bytes of stack and local memory a thread."""
+def usage(cubin: bytes) -> dict[str, int]:
+    """Registers of a thread, and its bytes of stack and local memory."""
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
         text = subprocess.run([CUOBJDUMP, "-res-usage", file.name], capture_output=True, text=True, check=True).stdout
-    (stack,), (local,) = re.findall(r"STACK:(\d+)", text), re.findall(r"LOCAL:(\d+)", text)
-    return int(stack) + int(local)
+    (registers,), (stack,), (local,) = (re.findall(rf"{name}:(\d+)", text) for name in ("REG", "STACK", "LOCAL"))
+    return {"registers": int(registers), "spilled": int(stack) + int(local)}
+
+
+def launches(
+    arch: int, problem: Problem, *, split_k: int = 1, taps: bool = False, train: bool = False, layout: str = "linear"
+) -> list[dict]:
+    """Each launch of one forward pass, and of one backward where ``train``. ``layout``: how the weights are held:
+    "linear" as nn.Linear does, "transposed", or "strided" with steps everywhere, x as well."""
+    capability = divmod(arch, 10)
+    device = Device(kind="gpu", smem_bytes=smem_of(capability), capability=capability, sm_count=SMS[arch])
+    plan = choose(problem, device, Plan(split_k=split_k)).plan
+    dtype = getattr(torch, problem.dtype)
+    m, k, h, n = problem.m, problem.in_features, problem.hidden_features, problem.out_features
+
+    def held(*shape: int, weight: bool = False) -> torch.Tensor:
+        if layout == "strided":
+            return torch.empty([2 * size for size in shape], dtype=dtype, device="meta")[(slice(None, None, 2),) * len(shape)]
+        if layout == "transposed" and weight:
+            return torch.empty(shape[::-1], dtype=dtype, device="meta").t()
+        return torch.empty(shape, dtype=dtype, device="meta")
+
+    found: list[dict] = []
+    for name in ("linear_fwd_kernel", "hidden_bwd_kernel", "product_bwd_kernel"):
+        kernel = getattr(launch, name)
+        setattr(launch, name, Compiled(kernel.kernel if isinstance(kernel, Compiled) else kernel, arch, found))
+    x, w_up, w_down = held(m, k), held(h, k, weight=True), held(n, h, weight=True)
+    w_gate = held(h, k, weight=True) if problem.gated else None
+    options = {"activation": problem.activation, "precision": problem.precision}
+    biases = {"b_up": held(h), "b_gate": held(h) if problem.gated else None, "b_down": held(n)}
+    tapped = dtype if train else torch.float32 if taps else None
+    stages = launch.tiled(plan, device, x, w_up, w_down, w_gate=w_gate, **biases, **options, taps=tapped)
+    if train:
+        saved = {name: stages[name] for name in ("s", "u") if name in stages}
+        needs = ("x", "w_up", "b_up")
+        launch.tiled_backward(
+            device, held(m, n), x, w_up, w_down, w_gate=w_gate, saved=saved, needs=needs, **options
+        )  # fmt: skip
+    return [case | {"limit": device.smem_bytes} for case in found]
+
+
+def cases(arch: int) -> Iterator[tuple[str, Problem, dict]]:
+    """Few, some and many rows in every precision, plain and gated, trained; layouts; then, on one architecture, each
+    activation once."""
+    layer = {"in_features": 4096, "hidden_features": 4096, "out_features": 4096}
+    for m in (1, 64, 512) if arch != 86 else (512,):
+        for dtype, precision in (("bfloat16", "ieee"), ("float32", "ieee"), ("float32", "tf32")):
+            for gated in (False, True):
+                sizes = layer if gated else layer | {"in_features": 4095}
+                problem = Problem(m=m, **sizes, activation="gelu", gated=gated, dtype=dtype, precision=precision)
+                train = {"train": True} if m == 512 else {"taps": not gated}
+                yield f"{dtype}-{precision}-{m}-{'gated' if gated else 'plain'}", problem, train
+    half = Problem(m=4096, **layer, dtype="float16")
+    gated = Problem(m=4096, **layer, gated=True, dtype="float16")
+    yield "float16", half, {"train": True}
+    yield "float16-gated", gated, {"train": True}
+    yield "split", half, {"split_k": 3}
+    yield "strided", half, {"layout": "strided"}
+    yield "transposed-gated", gated, {"layout": "transposed"}
+    if arch == 90:
+        for name in ACTIVATIONS:
+            yield name, Problem(m=4096, **layer, activation=name, gated=True, dtype="bfloat16"), {"train": True}
 
 
 if __name__ == "__main__":
-    target = int(sys.argv[1])
-    for name, (problem, options) in cases(target).items():
-        print(json.dumps({"case": name} | compiled(target, problem, **options)), flush=True)
+    target, only = int(sys.argv[1]), sys.argv[2:]
+    for name, problem, options in cases(target):
+        if not only or name in only:
+            for case in launches(target, problem, **options):
+                print(json.dumps({"case": name} | case), flush=True)

@@ -16,7 +16,7 @@ from .kernels.tiled_backward import hidden_bwd_kernel, product_bwd_kernel
 
 _GROUP_M = 8
 # The columns an epilogue works on at a time: more of a large tile's would spill.
-_COLUMNS = 64
+_COLUMNS = 32
 
 
 def tiled(
