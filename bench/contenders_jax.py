@@ -32,7 +32,7 @@ class Contender:
     def refuses(self, case: Case) -> str | None:
         return None
 
-    def variants(self) -> list[tuple[str, Any]]:
+    def variants(self, case: Case) -> list[tuple[str, Any]]:
         return [("", None)]
 
     def build(self, case: Case, plan: Any) -> Function:
@@ -87,7 +87,7 @@ class Tokamax(Contender):
     def refuses(self, case: Case) -> str | None:
         return None if case.problem.gated and not case.problem.bias_up else "serves gated layers without biases"
 
-    def variants(self) -> list[tuple[str, Any]]:
+    def variants(self, case: Case) -> list[tuple[str, Any]]:
         return [("mosaic", "mosaic"), ("triton", "triton")]
 
     def pack(self, layer: Layer) -> Layer:
@@ -126,8 +126,8 @@ class Ours(Contender):
             return f"cannot import jaxfused: {' '.join(str(error).split())[:200]}"
         return None
 
-    def variants(self) -> list[tuple[str, Any]]:
-        return our_plans()
+    def variants(self, case: Case) -> list[tuple[str, Any]]:
+        return our_plans(case.mode)
 
     def build(self, case: Case, plan: Any) -> Function:
         fused_mlp = importlib.import_module("jaxfused").fused_mlp
@@ -143,7 +143,7 @@ class Ours(Contender):
                 b_gate=w.get("b_gate"),
                 b_down=w.get("b_down"),
                 activation=act,
-                plan=plan,
+                **plan,
             )
 
         return run
@@ -152,14 +152,14 @@ class Ours(Contender):
         explain = importlib.import_module("jaxfused").explain
         rest = {n: layer.get(n) for n in ("w_gate", "b_up", "b_gate", "b_down")}
         act = case.problem.activation
-        return str(explain(x, layer["w_up"], layer["w_down"], **rest, activation=act, plan=plan).plan)
+        return str(explain(x, layer["w_up"], layer["w_down"], **rest, activation=act, **plan).plan)
 
 
 class OursAuto(Ours):
     """The automatic choice alone, for the processes with other XLA flags."""
 
-    def variants(self) -> list[tuple[str, Any]]:
-        return our_plans()[:1]
+    def variants(self, case: Case) -> list[tuple[str, Any]]:
+        return our_plans(case.mode)[:1]
 
 
 CONTENDERS: list[Contender] = [Xla(), Ours(), Tokamax()]

@@ -3,6 +3,7 @@
 from typing import Any
 
 from parity.contract.plan import Backend, Plan, Strategy
+from parity.contract.saved import SAVES
 
 # Process-wide XLA flags: suffix of the contender's name -> XLA_FLAGS. Command buffers are XLA's CUDA graphs; on by
 # default for sequences of five kernels or more.
@@ -16,12 +17,17 @@ VARIANTS = {
 HEAVY_VARIANTS = ("no_command_buffers", "all_command_buffers")
 
 
-def our_plans() -> list[tuple[str, Any]]:
-    """("auto", None), and one forced plan for each strategy and backend there is."""
-    plans: list[tuple[str, Any]] = [("auto", None)]
+def our_plans(mode: str) -> list[tuple[str, Any]]:
+    """(label, the arguments of fused_mlp that ask for it): "auto", and one forced plan for each strategy and backend
+    there is; for a training step also each way to save."""
+    plans: list[tuple[str, Any]] = [("auto", {})]
     for strategy in Strategy:
         if strategy is Strategy.LIBRARY:
-            plans.append(("library", Plan(strategy=strategy)))
+            plans.append(("library", {"plan": Plan(strategy=strategy)}))
             continue
-        plans += [(f"{strategy}/{backend}", Plan(strategy=strategy, backend=backend)) for backend in Backend]
+        for backend in Backend:
+            forced = {"plan": Plan(strategy=strategy, backend=backend)}
+            plans.append((f"{strategy}/{backend}", forced))
+            if mode != "forward":
+                plans += [(f"{strategy}/{backend}, {save}", forced | {"save": save}) for save in SAVES[1:]]
     return plans

@@ -40,7 +40,7 @@ class Contender:
         """Why it does not serve this case; None if it does."""
         return None
 
-    def variants(self) -> list[tuple[str, Any]]:
+    def variants(self, case: Case) -> list[tuple[str, Any]]:
         """(label, plan) of each way to run it; one, unnamed, for most."""
         return [("", None)]
 
@@ -181,8 +181,8 @@ class Ours(Contender):
             return f"cannot import torchfused: {' '.join(str(error).split())[:200]}"
         return None
 
-    def variants(self) -> list[tuple[str, Any]]:
-        return our_plans()
+    def variants(self, case: Case) -> list[tuple[str, Any]]:
+        return our_plans(case.mode)
 
     def build(self, case: Case, plan: Any) -> Function:
         fused_mlp = importlib.import_module("torchfused").fused_mlp
@@ -198,7 +198,7 @@ class Ours(Contender):
                 b_gate=w.get("b_gate"),
                 b_down=w.get("b_down"),
                 activation=act,
-                plan=plan,
+                **plan,
             )
 
         return run
@@ -208,4 +208,4 @@ class Ours(Contender):
         names = ("w_gate", "b_up", "b_gate", "b_down")
         rest = {n: layer.get(n) for n in names}
         act = case.problem.activation
-        return str(explain(x, layer["w_up"], layer["w_down"], **rest, activation=act, plan=plan).plan)
+        return str(explain(x, layer["w_up"], layer["w_down"], **rest, activation=act, **plan).plan)

@@ -14,7 +14,7 @@ def main() -> None:
     wanted = json.loads(sys.argv[1])
     case = Case(**wanted["case"])
     contender = next(c for c in CONTENDERS if c.name == wanted["contender"])
-    plan = dict(contender.variants())[wanted["plan"]]
+    plan = dict(contender.variants(case))[wanted["plan"]]
     device = "cuda" if torch.cuda.is_available() else "cpu"
     worker = TorchWorker(device)
     f = contender.build(case, plan)

@@ -4,11 +4,13 @@
     ... rewritten ...
     <!-- /bench:NAME -->
 
-NAME: ``environment``, ``headline``, ``claims``.
+NAME: ``environment``, ``headline``, ``training``, ``memory``, ``claims``.
 """
 
 import re
 from pathlib import Path
+
+from parity.contract.saved import SAVES
 
 from . import claims
 from .check import others
@@ -25,6 +27,9 @@ HEADLINE = (
     ("narrow_64", (262144,)),
     ("narrow_128", (262144,)),
 )
+# The plan that is fused whatever the automatic choice is, and its labels by what it saves.
+FUSED = "tiled/portable"
+SAVE_LABELS = {save: FUSED if save == SAVES[0] else f"{FUSED}, {save}" for save in SAVES}
 
 
 def blocks(results: Results) -> dict[str, str]:
@@ -32,6 +37,8 @@ def blocks(results: Results) -> dict[str, str]:
     return {
         "environment": environment(results),
         "headline": headline(results),
+        "training": training(results),
+        "memory": memory(results),
         "claims": claims_table(results),
     }
 
@@ -102,6 +109,50 @@ def headline(results: Results) -> str:
     return "\n".join(lines)
 
 
+def training(results: Results) -> str:
+    """Microseconds of a layer's forward and backward; the fused plans against each framework's own."""
+    rows = list(select(results.rows, dtype="bfloat16", mode="forward_backward", cache="cold", correct=True))
+    lines = [
+        "| forward + backward (bf16) | M | torch eager, graphed | fastest other in torch | torchfused, fused | of eager "
+        "| XLA | jaxfused, fused | of XLA |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    for name, m in sorted({(r["workload"], r["m"]) for r in rows}):
+        here = list(select(rows, workload=name, m=m))
+        rivals = list(others(here, "torch"))
+        best = min(rivals, key=lambda r: r["kernel_us"]["median"]) if rivals else None
+        cells = [workloads()[name].label, f"{m:,}"]
+        eager, xla = _row(here, "torch.eager_graph"), _row(here, "xla")
+        cells += [_time(eager), f"{_time(best)} ({best['contender'].removeprefix('torch.')})" if best else "-"]
+        for twin, against in (("torchfused", eager), ("jaxfused", xla)):
+            ours = _row(here, twin, FUSED)
+            cells += [] if twin == "torchfused" else [_time(xla)]
+            cells += [f"**{_time(ours)}**", _ratio(ours, against)]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) if len(lines) > 2 else "No backward pass has been measured yet."
+
+
+def memory(results: Results) -> str:
+    """The most memory a layer's training step holds beside its operands, in MB (10^6 bytes)."""
+    rows = list(select(results.rows, dtype="bfloat16", mode="forward_backward", correct=True))
+    rows = [r for r in rows if r.get("peak_bytes")]
+    columns = {
+        "torch eager": ("torch.eager", ""),
+        **{f"torchfused, {save}": ("torchfused", label) for save, label in SAVE_LABELS.items()},
+        "XLA": ("xla", ""),
+        **{f"jaxfused, {save}": ("jaxfused", label) for save, label in SAVE_LABELS.items()},
+    }
+    lines = ["| peak MB of a training step | M | " + " | ".join(columns) + " |", "|---|---:|" + "---:|" * len(columns)]
+    for name, m in sorted({(r["workload"], r["m"]) for r in rows}):
+        here = list(select(rows, workload=name, m=m))
+        cells = [workloads()[name].label, f"{m:,}"]
+        for contender, plan in columns.values():
+            row = _row(here, contender, plan)
+            cells.append(f"{row['peak_bytes'] / 1e6:,.0f}" if row else "-")
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) if len(lines) > 2 else "No training step's memory has been measured yet."
+
+
 def claims_table(results: Results) -> str:
     """The article's table and its other claims, one line each."""
     lines = ["| claim | the article | measured here | verdict | why |", "|---|---|---|---|---|"]
@@ -112,6 +163,10 @@ def claims_table(results: Results) -> str:
 
 def _row(rows: list[Row], contender: str, plan: str = "") -> Row | None:
     return next(iter(select(rows, contender=contender, plan=plan)), None)
+
+
+def _ratio(row: Row | None, other: Row | None) -> str:
+    return f"{row['kernel_us']['median'] / other['kernel_us']['median']:.2f}" if row and other else "-"
 
 
 def _time(row: Row | None) -> str:

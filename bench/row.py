@@ -22,9 +22,9 @@ class Measured:
 
 def row(case: Case, m: Measured, roofs: dict[str, dict[str, float]], layers: int) -> dict[str, Any]:
     """The JSON row. ``kernel_us``: device time a layer, measured as ``kernel_method`` says; ``cupti_us``: kernel
-    durations alone, without the gaps between them; ``wall_us``: host time a layer, launches included. ``roofs``: name
-    -> {"replay": us, "cupti": us}; a row's roofs are measured the way its own time is, so that gaps count in both or
-    in neither."""
+    durations alone, without the gaps between them; ``wall_us``: host time a layer, launches included; ``peak_bytes``:
+    the most memory one layer's training step holds beside its operands. ``roofs``: name -> {"replay": us, "cupti": us};
+    a row's roofs are measured the way its own time is, so that gaps count in both or in neither."""
     wall = estimate(m.wall)
     kernel, method = _kernel(m, wall)
     how = "cupti" if method.startswith("cupti") else "replay"
@@ -52,6 +52,7 @@ def row(case: Case, m: Measured, roofs: dict[str, dict[str, float]], layers: int
         "launches": m.trace.get("launches"),
         "kernels": m.trace.get("kernels", {}),
         "hbm_bytes": counted_bytes(case, m.entry),
+        "peak_bytes": m.entry.get("peak_bytes"),
         "power_w": m.power.get("power_w"),
         "joules": m.power.get("joules"),
         "stream_us": own.get("stream"),

@@ -78,7 +78,7 @@ class JaxWorker:
             if refusal:
                 problems.append({"contender": name, "plan": "", "reason": refusal, "kind": "refused"})
                 continue
-            for label, plan in contender.variants():
+            for label, plan in contender.variants(c):
                 key = f"{name}|{label}"
                 if key in skip:
                     continue
@@ -179,6 +179,7 @@ class JaxWorker:
             "detail": contender.detail(case, plan, layers[0]["x"], layers[0]) if key.split("|")[1] else "",
             "graphed": False,
             "fusion": contender.fusion,
+            "peak_bytes": _peak(f, case, packed[0]) if case.mode != "forward" and self._on_gpu else None,
             "error": verdict.error,
             "tolerance": verdict.tolerance,
         }
@@ -214,6 +215,15 @@ def _both(f: Any, case: Case, layers: list[Layer]) -> tuple[dict[str, jax.Array]
         else:
             first = full | {"y": y}
     return first, rest
+
+
+def _peak(f: Any, case: Case, layer: Layer) -> int:
+    """Bytes that one layer's forward and backward hold at most, beside its operands: XLA's own count of the temporary
+    buffers, and the gradients."""
+    memory = jax.jit(partial(_both, f, case)).lower([layer]).compile().memory_analysis()
+    # y is an output here for the check alone.
+    y = layer["g"].nbytes
+    return memory.temp_size_in_bytes + memory.output_size_in_bytes - y
 
 
 @partial(jax.jit, static_argnames=("shape", "turned", "dtype"))

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from . import correctness, roofs_torch, share_torch, stimulus, timer_torch
+from . import correctness, roofs_torch, share_torch, steps_torch, stimulus, timer_torch
 from .contenders_torch import Contender, Layer
 from .gpu import Watch, find
 from .protocol import describe, is_sticky, serve
@@ -99,7 +99,7 @@ class TorchWorker:
             if refusal:
                 problems.append({"contender": contender.name, "plan": "", "reason": refusal, "kind": "refused"})
                 continue
-            for label, plan in contender.variants():
+            for label, plan in contender.variants(c):
                 key = f"{contender.name}|{label}"
                 if key in skip:
                     continue
@@ -214,14 +214,14 @@ class TorchWorker:
         on_gpu = self._device.type == "cuda"
         program = timer_torch.Program(
             key=key,
-            step=_forward(f, packed, case) if case.mode == "forward" else _both(f, packed),
-            layers=len(packed) if case.cache == "cold" else HOT_REPEATS,
+            step=steps_torch.forward(f, packed, case) if case.mode == "forward" else steps_torch.both(f, packed),
+            layers=len(packed) if case.cache == "cold" else steps_torch.HOT_REPEATS,
             device=self._device,
             wall_of_graph=contender.name.endswith("_graph"),
         )
         if contender.graphed and on_gpu:
             program.capture()
-            _same_as_step(program, verdict.tolerance)
+            steps_torch.same_as_step(program, verdict.tolerance)
         program.calibrate()
         self._programs.append(program)
         entry = {
@@ -231,6 +231,7 @@ class TorchWorker:
             "detail": contender.detail(case, plan, layers[0]["x"], layers[0]) if label else "",
             "graphed": program.graph is not None,
             "fusion": contender.fusion,
+            "peak_bytes": steps_torch.peak(f, packed[0]) if case.mode != "forward" and on_gpu else None,
             "error": verdict.error,
             "tolerance": verdict.tolerance,
         }
@@ -251,10 +252,10 @@ class TorchWorker:
 
     def _roofs(self, case: Case, layers: list[Layer]) -> list[str]:
         """Programs for the roofs; their names."""
-        count = len(layers) if case.cache == "cold" else HOT_REPEATS
+        count = len(layers) if case.cache == "cold" else steps_torch.HOT_REPEATS
         work = workload(case.workload)
         h = self._draw_like(case, (case.m, work.hidden_features))
-        chain = layers if case.cache == "cold" else layers * HOT_REPEATS
+        chain = layers if case.cache == "cold" else layers * steps_torch.HOT_REPEATS
         source = roofs_torch.weight_sized(case, len(layers), self._device)
         makers: dict[str, list[Callable[[], Any]]] = {
             "roof.stream": [
@@ -269,7 +270,7 @@ class TorchWorker:
             timed = []
             for step in steps:
                 repeat = count if name == "roof.stream" and case.cache == "hot" else 1
-                run = step if repeat == 1 else _repeat(step, repeat)
+                run = step if repeat == 1 else steps_torch.repeat(step, repeat)
                 p = timer_torch.Program(key=name, step=run, layers=count, device=self._device, wanted=False)
                 if self._device.type == "cuda":
                     p.capture()
@@ -280,54 +281,6 @@ class TorchWorker:
 
     def _draw_like(self, case: Case, shape: tuple[int, ...]) -> torch.Tensor:
         return torch.randn(shape, device=self._device, dtype=DTYPES[case.dtype])
-
-
-# A hot chain is one layer this many times.
-HOT_REPEATS = 8
-
-
-def _forward(f: Any, layers: list[Layer], case: Case) -> Callable[[], Any]:
-    chain = layers if case.cache == "cold" else layers * HOT_REPEATS
-
-    @torch.no_grad()
-    def step() -> Any:
-        y = layers[0]["x"]
-        for w in chain:
-            y = f(w["x"] if case.fresh_inputs else y, w)
-        return y
-
-    return step
-
-
-def _both(f: Any, layers: list[Layer]) -> Callable[[], Any]:
-    leaves = [[v for n, v in w.items() if n.startswith(("x", "w_", "b_"))] for w in layers]
-
-    def step() -> Any:
-        gradients: Any = None
-        for w, wanted in zip(layers, leaves, strict=True):
-            gradients = torch.autograd.grad(f(w["x"], w), wanted, w["g"])
-        return gradients[0]
-
-    return step
-
-
-def _repeat(step: Callable[[], Any], times: int) -> Callable[[], Any]:
-    def run() -> None:
-        for _ in range(times):
-            step()
-
-    return run
-
-
-def _same_as_step(program: timer_torch.Program, tolerance: float) -> None:
-    """Raises RuntimeError if the graph computes something else than the calls it was captured from."""
-    expected = program.step().double()
-    program.output.fill_(float("nan"))
-    program.graph.replay()
-    torch.cuda.synchronize()
-    error = float((program.output.double() - expected).norm() / expected.norm())
-    if not error <= tolerance * program.layers:
-        raise RuntimeError(f"the captured graph's result is off by {error:.2e} from the same calls uncaptured")
 
 
 def main() -> None:

@@ -48,8 +48,12 @@ def test_a_cold_chain_is_four_times_l2():
 
 
 def test_every_strategy_and_backend_is_a_plan_of_ours():
-    labels = [label for label, _ in our_plans()]
+    labels = [label for label, _ in our_plans("forward")]
+    training = [label for label, _ in our_plans("forward_backward")]
     assert labels[0] == "auto"
+    assert set(labels) <= set(training)
+    for save in ("hidden", "recompute"):
+        assert [label for label in training if label.endswith(f", {save}")]
     for strategy in Strategy:
         for backend in Backend:
             expected = "library" if strategy is Strategy.LIBRARY else f"{strategy}/{backend}"
