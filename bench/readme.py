@@ -113,8 +113,8 @@ def training(results: Results) -> str:
     """Microseconds of a layer's forward and backward; the fused plans against each framework's own."""
     rows = list(select(results.rows, dtype="bfloat16", mode="forward_backward", cache="cold", correct=True))
     lines = [
-        "| forward + backward (bf16) | M | torch eager, graphed | fastest other in torch | torchfused, fused | of eager "
-        "| XLA | jaxfused, fused | of XLA |",
+        "| forward and backward (bf16) | M | torch eager, graphed | fastest other in torch | torchfused, fused "
+        "| of eager | XLA | jaxfused, fused | of XLA |",
         "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for name, m in sorted({(r["workload"], r["m"]) for r in rows}):

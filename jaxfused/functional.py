@@ -148,5 +148,13 @@ def _forward(
     if plan.strategy is Strategy.LIBRARY:
         out = reference.stages(*arrays, **named, activation=activation, precision=precision)
     else:
-        out = launch.tiled(plan, device, *arrays, **named, activation=activation, precision=precision, taps=taps)
+        out = launch.tiled(
+            plan,
+            device,
+            *arrays,
+            **named,
+            activation=activation,
+            precision=precision,
+            taps=jnp.float32 if taps else None,
+        )
     return out if taps else {"y": out["y"]}

@@ -93,7 +93,9 @@ def launches(
 
     def held(*shape: int, weight: bool = False) -> torch.Tensor:
         if layout == "strided":
-            return torch.empty([2 * size for size in shape], dtype=dtype, device="meta")[(slice(None, None, 2),) * len(shape)]
+            return torch.empty([2 * size for size in shape], dtype=dtype, device="meta")[
+                (slice(None, None, 2),) * len(shape)
+            ]
         if layout == "transposed" and weight:
             return torch.empty(shape[::-1], dtype=dtype, device="meta").t()
         return torch.empty(shape, dtype=dtype, device="meta")

@@ -10,7 +10,7 @@ from adapter_jax import run
 from yardstick import PLANS, SMALL, draw, draw_row, mutants, rows
 
 from jaxfused import functional, launch
-from jaxfused.kernels.tiled import _round_tf32
+from jaxfused.kernels.gemm import round_tf32
 from parity.contract.plan import Plan
 from parity.oracle import evaluate_integers
 
@@ -135,7 +135,7 @@ NEAREST_TF32 = {
 def test_tf32_rounds_ties_away_and_keeps_nan():
     bits = np.array(list(NEAREST_TF32), "u4")
     want = np.array(list(NEAREST_TF32.values()), "u4")
-    found = np.asarray(jax.jit(_round_tf32)(jnp.asarray(bits.view("f4"))))
+    found = np.asarray(jax.jit(round_tf32)(jnp.asarray(bits.view("f4"))))
     assert np.array_equal(found.view("u4"), want)
 
 

@@ -13,7 +13,7 @@ from yardstick import PLANS, SMALL, draw, draw_row, mutants, rows
 from parity.contract.plan import Plan
 from parity.oracle import evaluate_integers
 from torchfused import functional, launch
-from torchfused.kernels.tiled import _round_tf32
+from torchfused.kernels.gemm import round_tf32
 
 pytestmark = pytest.mark.usefixtures("poisoned")
 
@@ -175,4 +175,4 @@ def test_tf32_rounds_ties_away_and_keeps_nan():
 @triton.jit
 def round_tf32_kernel(x_ptr, y_ptr, N: tl.constexpr):
     i = tl.arange(0, N)
-    tl.store(y_ptr + i, _round_tf32(tl.load(x_ptr + i)))
+    tl.store(y_ptr + i, round_tf32(tl.load(x_ptr + i)))

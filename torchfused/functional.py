@@ -104,7 +104,17 @@ def _evaluate(x, w_up, w_down, w_gate, b_up, b_gate, b_down, activation, precisi
     if plan.strategy is Strategy.LIBRARY:
         return reference.stages(x, w_up, w_down, **named, activation=activation, precision=precision)
     rows = x.reshape(-1, problem.in_features) if problem.m else x.new_empty(0, problem.in_features)
-    out = launch.tiled(plan, device, rows, w_up, w_down, **named, activation=activation, precision=precision, taps=taps)
+    out = launch.tiled(
+        plan,
+        device,
+        rows,
+        w_up,
+        w_down,
+        **named,
+        activation=activation,
+        precision=precision,
+        taps=torch.float32 if taps else None,
+    )
     return {name: value.view(*x.shape[:-1], value.shape[-1]) for name, value in out.items()}
 
 

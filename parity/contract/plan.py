@@ -214,4 +214,10 @@ def complete(plan: Plan, problem: Problem, device: Device) -> Plan:
     deepest = CHAIN_TILE if plan.split_k != (1, 1) else DEEPEST
     k, h, n = problem.in_features, problem.hidden_features, problem.out_features
     of = partial(tiles_for, device, problem.dtype, problem.precision, problem.m, deepest=deepest)
-    return replace(plan, up=plan.up or of(k, h, weights=1 + problem.gated), down=plan.down or of(h, n))
+    assert isinstance(plan.split_k, tuple)
+    up, down = (2 if chains > 1 else 1 for chains in plan.split_k)
+    return replace(
+        plan,
+        up=plan.up or of(k, h, accumulators=up * (1 + problem.gated)),
+        down=plan.down or of(h, n, accumulators=down),
+    )

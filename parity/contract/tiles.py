@@ -45,11 +45,11 @@ def tiles_for(
     inner: int,
     outer: int,
     *,
-    weights: int = 1,
+    accumulators: int = 1,
     deepest: int = DEEPEST,
 ) -> Tiles:
-    """Tiles of a product ``[rows, inner] @ [inner, outer]`` with ``weights`` right operands, an accumulator each.
-    Nothing here changes a bit of a product that is summed in one chain.
+    """Tiles of a product ``[rows, inner] @ [inner, outer]`` that needs so many ``accumulators``: one for each right
+    operand, twice as many for several chains. Nothing here changes a bit of a product that is summed in one chain.
 
     Few rows: narrow and deep tiles, so that many programs read the weights with many bytes in flight. Many rows: wide
     ones, so that each byte read is used often, but not so wide that processors stay without a tile. Always small
@@ -59,7 +59,7 @@ def tiles_for(
     tf32 = precision == "tf32"
     if dtype == "float32" and not tf32:
         # No tensor cores: operands and accumulators share the registers.
-        m, n, k = min(m, 64), 32 if weights > 1 else 64, 16
+        m, n, k = min(m, 64), 32 if accumulators > 1 else 64, 16
     elif m <= 16:
         n, k = 32, 128 if tf32 else 256
     elif m <= 64:
@@ -67,9 +67,9 @@ def tiles_for(
     elif tf32:
         n, k = 64, 32
     elif device.capability != (9, 0):
-        n, k = 128 // weights, 64
+        n, k = max(32, 128 // accumulators), 64
     else:
-        n, k = 256 // weights, 64
+        n, k = 256 // accumulators, 64
         while n > 64 and -(rows // -m) * -(outer // -n) < device.sm_count:
             n //= 2
     # A masked load is not pipelined: a tile that divides K, where one of fair depth does, needs no mask.
