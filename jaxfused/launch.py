@@ -257,4 +257,4 @@ def _zeros(out: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, Array]:
 def _schedule(tiles: Tiles, device: Device, dtype: str, weights: int) -> tuple[int, int]:
     """Warps for the accumulators' registers, as many pipeline stages as shared memory holds."""
     fit = (device.smem_bytes - 8192) // stage_bytes(tiles, dtype, weights)
-    return (8 if tiles.m * tiles.n * weights >= 128 * 64 else 4), max(1, min(4, fit))
+    return (8 if tiles.m * tiles.n >= 128 * 64 else 4), max(1, min(4, fit))

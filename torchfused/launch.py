@@ -251,6 +251,7 @@ def _launch(
             BM=tiles.m,
             BN=tiles.n,
             BK=tiles.k,
+            EVEN_MN=m % tiles.m == 0 and n % tiles.n == 0,
             EVEN_K=k % tiles.k == 0,
             GROUP_M=_GROUP_M,
             num_warps=warps,
@@ -265,4 +266,4 @@ def _launch(
 def _schedule(tiles: Tiles, device: Device, dtype: str, weights: int) -> tuple[int, int]:
     """Warps for the accumulators' registers, as many pipeline stages as shared memory holds."""
     fit = (device.smem_bytes - 8192) // stage_bytes(tiles, dtype, weights)
-    return (8 if tiles.m * tiles.n * weights >= 128 * 64 else 4), max(1, min(4, fit))
+    return (8 if tiles.m * tiles.n >= 128 * 64 else 4), max(1, min(4, fit))

@@ -18,11 +18,12 @@ def tile_of(M, N, BM: tl.constexpr, BN: tl.constexpr, GROUP_M: tl.constexpr):
 @triton.jit
 def chain(
     acc, acc_gate, a_rows, b_cols, gate_cols, m_mask, n_mask, start, stop, stride_ak, stride_bk, stride_gk,
-    BK: tl.constexpr, GATED: tl.constexpr, TF32: tl.constexpr, EVEN_K: tl.constexpr,
+    BK: tl.constexpr, GATED: tl.constexpr, TF32: tl.constexpr, EVEN_MN: tl.constexpr, EVEN_K: tl.constexpr,
 ):  # fmt: skip
     """``acc + a b`` and, when GATED, ``acc_gate + a gate``, over ``[start, stop)`` of K, ascending.
 
-    ``a_rows`` ``[BM, 1]``, ``b_cols`` and ``gate_cols`` ``[1, BN]`` point to k = 0; EVEN_K: BK divides ``stop - start``.
+    ``a_rows`` ``[BM, 1]``, ``b_cols`` and ``gate_cols`` ``[1, BN]`` point to k = 0; EVEN_K: BK divides ``stop - start``;
+    EVEN_MN: no row and no column is outside.
     """
     k = tl.arange(0, BK)
     # The pointers move along: computed anew in each step, they cost a tenth of the time.
@@ -30,18 +31,12 @@ def chain(
     b_ptrs = b_cols + _along(k + start, stride_bk)[:, None]
     gate_ptrs = gate_cols + _along(k + start, stride_gk)[:, None]
     for k0 in range(start, stop, BK):
-        if EVEN_K:
-            a_mask = m_mask
-            b_mask = n_mask
-        else:
-            a_mask = m_mask & (k < stop - k0)[None, :]
-            b_mask = n_mask & (k < stop - k0)[:, None]
-        a = tl.load(a_ptrs, mask=a_mask, other=0.0)  # [BM, BK]
-        b = tl.load(b_ptrs, mask=b_mask, other=0.0)  # [BK, BN]
-        acc = dot(a, b, acc, TF32)
+        a_mask = m_mask if EVEN_K else m_mask & (k < stop - k0)[None, :]
+        b_mask = n_mask if EVEN_K else n_mask & (k < stop - k0)[:, None]
+        a = _load(a_ptrs, a_mask, EVEN_MN and EVEN_K)  # [BM, BK]
+        acc = dot(a, _load(b_ptrs, b_mask, EVEN_MN and EVEN_K), acc, TF32)  # [BK, BN]
         if GATED:
-            gate = tl.load(gate_ptrs, mask=b_mask, other=0.0)  # [BK, BN]
-            acc_gate = dot(a, gate, acc_gate, TF32)
+            acc_gate = dot(a, _load(gate_ptrs, b_mask, EVEN_MN and EVEN_K), acc_gate, TF32)
             gate_ptrs += _along(BK, stride_gk)
         a_ptrs += _along(BK, stride_ak)
         b_ptrs += _along(BK, stride_bk)
@@ -70,6 +65,11 @@ def halves(tile):
     M: tl.constexpr = tile.shape[0]
     N: tl.constexpr = tile.shape[1]
     return tl.split(tile.reshape(M, 2, N // 2).permute(0, 2, 1))
+
+
+@triton.jit
+def _load(ptrs, mask, WHOLE: tl.constexpr):
+    return tl.load(ptrs) if WHOLE else tl.load(ptrs, mask=mask, other=0.0)
 
 
 @triton.jit

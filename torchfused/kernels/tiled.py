@@ -38,6 +38,7 @@ def linear_fwd_kernel(
     BIAS_GATE: tl.constexpr,
     TAPS: tl.constexpr,
     TF32: tl.constexpr,
+    EVEN_MN: tl.constexpr,
     EVEN_K: tl.constexpr,
     GROUP_M: tl.constexpr,
     COLUMNS: tl.constexpr,
@@ -63,12 +64,12 @@ def linear_fwd_kernel(
     none = zeros if GATED else 0.0
     acc, acc_gate = chain(
         zeros, none, x_rows, w_cols, gate_cols, m_mask, n_mask, 0, min(length, K),
-        stride_xk, stride_wk, stride_gk, BK, GATED, TF32, EVEN_K,
+        stride_xk, stride_wk, stride_gk, BK, GATED, TF32, EVEN_MN, EVEN_K,
     )  # fmt: skip
     for i in range(1, SPLIT_K):
         part, part_gate = chain(
             zeros, none, x_rows, w_cols, gate_cols, m_mask, n_mask, i * length, min((i + 1) * length, K),
-            stride_xk, stride_wk, stride_gk, BK, GATED, TF32, EVEN_K,
+            stride_xk, stride_wk, stride_gk, BK, GATED, TF32, EVEN_MN, EVEN_K,
         )  # fmt: skip
         acc += part
         acc_gate += part_gate
