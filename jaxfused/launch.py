@@ -255,6 +255,9 @@ def _zeros(out: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, Array]:
 
 @lru_cache(maxsize=4096)
 def _schedule(tiles: Tiles, device: Device, dtype: str, weights: int) -> tuple[int, int]:
-    """Warps for the accumulators' registers, as many pipeline stages as shared memory holds."""
+    """Warps for the accumulators' registers; pipeline stages as shared memory holds them."""
+    large = tiles.m * tiles.n >= 128 * 64
     fit = (device.smem_bytes - 8192) // stage_bytes(tiles, dtype, weights)
-    return (8 if tiles.m * tiles.n >= 128 * 64 else 4), max(1, min(4, fit))
+    # Two programs a processor hide each other's epilogues: worth more than a fourth stage.
+    stages = fit // 2 if large and fit >= 6 else fit
+    return 8 if large else 4, max(1, min(4, stages))
