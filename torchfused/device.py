@@ -11,11 +11,12 @@ from parity.contract.problem import Device
 _INTERPRETED = knobs.runtime.interpret
 
 
-def device_of(x: torch.Tensor) -> Device:
-    """The Device that ``x`` lives on."""
-    if _INTERPRETED and (x.is_cpu or x.is_cuda):
+def device_of(x: torch.Tensor | torch.device) -> Device:
+    """The Device that ``x`` lives on, or is."""
+    device = x if isinstance(x, torch.device) else x.device
+    if _INTERPRETED and device.type in ("cpu", "cuda"):
         return Device(kind="interpreter")
-    return _gpu(x.get_device()) if x.is_cuda else Device(kind="cpu", name=x.device.type)
+    return _gpu(device.index) if device.type == "cuda" else Device(kind="cpu", name=device.type)
 
 
 @cache

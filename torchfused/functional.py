@@ -1,11 +1,13 @@
 """fused_mlp: one call, checked before anything is launched."""
 
+import math
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.autograd import forward_ad
+from torch.fx.experimental.symbolic_shapes import guard_scalar
 
 from parity.contract import explanation
 from parity.contract.errors import UnsupportedError
@@ -13,13 +15,14 @@ from parity.contract.explanation import Explanation
 from parity.contract.plan import LIBRARY, Plan, Strategy, choose
 from parity.contract.problem import Problem
 from parity.contract.request import NAMES, Operand, problem_of
+from parity.contract.saved import check_save
 
-from . import launch, reference
+from . import launch, reference, training
 from .device import device_of
 
-_GRADIENTS = (
-    "an operand requires grad, carries a tangent or is under a torch.func transform, and the fused kernels have no "
-    "derivatives yet; under torch.no_grad() or torch.inference_mode() the fused plan runs"
+_TANGENTS = (
+    "an operand carries a tangent (forward mode) or is under a torch.func transform, which the fused kernels do not "
+    "serve; torch.autograd and torch.no_grad() run the fused plan"
 )
 
 
@@ -35,6 +38,7 @@ def fused_mlp(
     activation: str = "gelu_tanh",
     precision: str = "ieee",
     plan: Plan | None = None,
+    save: str = "preact",
 ) -> Float[Tensor, "*b n"]:
     """``act(x w_up^T + b_up) w_down^T + b_down``; with ``w_gate``,
     ``(act(x w_gate^T + b_gate) * (x w_up^T + b_up)) w_down^T + b_down``.
@@ -44,9 +48,13 @@ def fused_mlp(
     for float32, "tf32". ``plan`` forces how it runs; left out, ``explain`` tells what is chosen and why. Under
     autocast the operands are cast to its type, as for nn.Linear.
 
+    Differentiable once by torch.autograd; a gradient has its operand's type. ``save`` is what a fused plan keeps for
+    the backward: "preact" (the pre-activations), "hidden" (those and the hidden layer), or "recompute" (nothing: the
+    first GEMM is run again); parity/contract/saved.py.
+
     Raises ValueError for operands that do not fit, UnsupportedError for a plan that cannot run here.
     """
-    return _evaluate(x, w_up, w_down, w_gate, b_up, b_gate, b_down, activation, precision, plan, taps=False)["y"]
+    return _evaluate(x, w_up, w_down, w_gate, b_up, b_gate, b_down, activation, precision, plan, save)["y"]
 
 
 def stages(
@@ -67,7 +75,47 @@ def stages(
     "s" (the activation's argument) and, when gated, "u" (the other factor) in float32, "h" and "y" as they are.
     A ``library`` plan's "s" and "u" are in the operands' type.
     """
-    return _evaluate(x, w_up, w_down, w_gate, b_up, b_gate, b_down, activation, precision, plan, taps=True)
+    return _evaluate(x, w_up, w_down, w_gate, b_up, b_gate, b_down, activation, precision, plan, None)
+
+
+def gradients(
+    dy: Float[Tensor, "*b n"],
+    x: Float[Tensor, "*b k"],
+    w_up: Float[Tensor, "h k"],
+    w_down: Float[Tensor, "n h"],
+    *,
+    w_gate: Float[Tensor, "h k"] | None = None,
+    b_up: Float[Tensor, " h"] | None = None,
+    b_gate: Float[Tensor, " h"] | None = None,
+    b_down: Float[Tensor, " n"] | None = None,
+    activation: str = "gelu_tanh",
+    precision: str = "ieee",
+    plan: Plan | None = None,
+    save: str = "preact",
+) -> dict[str, Tensor]:
+    """What passes through the backward's kernels for the upstream ``dy``, tapped where it is computed.
+
+    "d_<operand>" for each operand given; of a fused plan also "s" (and "u") and "h" as the backward used them, "d_s"
+    and, when gated, "d_u": the gradients of the pre-activations. All in the operands' type.
+    """
+    check_save(save)
+    operands = _checked(x, w_up, w_down, w_gate, b_up, b_gate, b_down)
+    named = {name: t for name, t in zip(NAMES, operands, strict=True) if t is not None}
+    options = {"activation": activation, "precision": precision}
+    text = _decide(*_described(operands), activation, precision, plan, True)
+    if not text:
+        return reference.gradients(dy, **named, **options)
+    chosen, device, lead = Plan.from_json(text), device_of(x), x.shape[:-1]
+    x, dy = _rows(x), _rows(dy)
+    taps = launch.tiled_hidden(
+        chosen, device, x, w_up, w_gate=w_gate, b_up=b_up, b_gate=b_gate, **options, taps=x.dtype
+    )
+    saved = {name: tap for name, tap in taps.items() if name != "h" or save != "preact"}
+    found = saved | launch.tiled_backward(
+        device, dy, x, w_up, w_down, w_gate=w_gate, saved=saved, needs=list(named), **options
+    )
+    over_rows = ("s", "u", "h", "d_s", "d_u", "d_x")
+    return {n: t.view(*lead, t.shape[-1]) if n in over_rows else t for n, t in found.items()}
 
 
 def explain(
@@ -82,48 +130,56 @@ def explain(
     activation: str = "gelu_tanh",
     precision: str = "ieee",
     plan: Plan | None = None,
+    save: str = "preact",
 ) -> Explanation:
     """The plan ``fused_mlp`` would run for the same arguments, why, its launches, bytes and floor. Launches nothing.
     Raises what ``fused_mlp`` raises."""
-    operands = _autocast(x, w_up, w_down, w_gate, b_up, b_gate, b_down)
-    problem = _problem(operands, activation, precision)
-    if _needs_gradients(operands):
-        return explanation.explain(problem, device_of(x), _differentiable(plan), why=_GRADIENTS)
-    return explanation.explain(problem, device_of(x), plan)
+    check_save(save)
+    operands = _autocast(*_checked(x, w_up, w_down, w_gate, b_up, b_gate, b_down))
+    device, described = _described(operands)
+    problem = _problem(described, activation, precision)
+    if _is_transformed(operands):
+        return explanation.explain(problem, device_of(device), _served(plan), why=_TANGENTS)
+    trains = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in operands)
+    return explanation.explain(problem, device_of(device), plan, training=trains)
 
 
-def _evaluate(x, w_up, w_down, w_gate, b_up, b_gate, b_down, activation, precision, plan, *, taps) -> dict[str, Tensor]:
-    operands = _autocast(x, w_up, w_down, w_gate, b_up, b_gate, b_down)
-    problem = _problem(operands, activation, precision)
+def _evaluate(x, w_up, w_down, w_gate, b_up, b_gate, b_down, activation, precision, plan, save) -> dict[str, Tensor]:
+    """The stages; y alone where ``save`` says what a backward would need, all of them where it is None."""
+    operands = _autocast(*_checked(x, w_up, w_down, w_gate, b_up, b_gate, b_down))
+    if save is not None:
+        check_save(save)
+    trains = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in operands)
+    compiled = torch.compiler.is_compiling()
+    transformed = not compiled and _is_transformed(operands)
+    text = _decide(*_described(operands), activation, precision, _served(plan) if transformed else plan, trains)
     x, w_up, w_down, w_gate, b_up, b_gate, b_down = operands
-    device = device_of(x)
-    if _needs_gradients(operands):
-        plan = _differentiable(plan)
-    plan = choose(problem, device, plan).plan
     named = {"w_gate": w_gate, "b_up": b_up, "b_gate": b_gate, "b_down": b_down}
-    if plan.strategy is Strategy.LIBRARY:
-        return reference.stages(x, w_up, w_down, **named, activation=activation, precision=precision)
-    rows = x.reshape(-1, problem.in_features) if problem.m else x.new_empty(0, problem.in_features)
-    out = launch.tiled(
-        plan,
-        device,
-        rows,
-        w_up,
-        w_down,
-        **named,
-        activation=activation,
-        precision=precision,
-        taps=torch.float32 if taps else None,
-    )
+    options = {"activation": activation, "precision": precision}
+    if not text:
+        return reference.stages(x, w_up, w_down, **named, **options)
+    if save is not None and (trains or compiled):
+        out = {"y": training.mlp(text, _rows(x), w_up, w_down, **named, **options, save=save)}
+    else:
+        taps = torch.float32 if save is None else None
+        out = launch.tiled(Plan.from_json(text), device_of(x), _rows(x), w_up, w_down, **named, **options, taps=taps)
     return {name: value.view(*x.shape[:-1], value.shape[-1]) for name, value in out.items()}
 
 
-def _autocast(*operands: Any) -> tuple[Any, ...]:
-    """The operands as autocast would hand them to nn.Linear; as they are where it is off."""
+def _rows(x: Tensor) -> Tensor:
+    return x.reshape(-1, x.shape[-1]) if x.shape[-1] else x.reshape(math.prod(x.shape[:-1]), 0)
+
+
+def _checked(*operands: Any) -> tuple[Any, ...]:
     for name, t in zip(NAMES, operands, strict=True):
         optional = t is None and name not in ("x", "w_up", "w_down")
         if not optional and not (isinstance(t, Tensor) and t.layout is torch.strided):
             raise ValueError(f"{name} is a {type(t).__name__}, must be a strided torch.Tensor")
+    return operands
+
+
+def _autocast(*operands: Any) -> tuple[Any, ...]:
+    """The operands as autocast would hand them to nn.Linear; as they are where it is off."""
     kind = operands[0].device.type
     if not torch.amp.is_autocast_available(kind) or not torch.is_autocast_enabled(kind):
         return operands
@@ -131,26 +187,46 @@ def _autocast(*operands: Any) -> tuple[Any, ...]:
     return tuple(t.to(dtype) if t is not None and t.is_floating_point() else t for t in operands)
 
 
-def _problem(operands: tuple[Tensor | None, ...], activation: str, precision: str) -> Problem:
+def _described(operands: tuple[Tensor | None, ...]) -> tuple[Any, ...]:
+    """What the decision hangs on, in values that a compiler's trace holds as constants."""
+    shape = _constant_shape if torch.compiler.is_compiling() else _shape
+    return operands[0].device, tuple(None if t is None else (shape(t), t.dtype, t.device) for t in operands)
+
+
+def _shape(t: Tensor) -> tuple[int, ...]:
+    return tuple(t.shape)
+
+
+def _constant_shape(t: Tensor) -> tuple[int, ...]:
+    # A trace with dynamic sizes is made anew for each: the plan hangs on them.
+    return tuple([guard_scalar(size) for size in t.shape])
+
+
+# The contract is plain Python that a trace of torch.compile need not follow: its answer is a constant of the trace.
+@torch.compiler.assume_constant_result
+def _decide(device, operands, activation: str, precision: str, plan: Plan | None, trains: bool) -> str:
+    """The chosen plan as text; empty for the library plan."""
+    chosen = choose(_problem(operands, activation, precision), device_of(device), plan, training=trains).plan
+    return "" if chosen == LIBRARY else chosen.to_json()
+
+
+def _problem(operands: tuple, activation: str, precision: str) -> Problem:
     described = (
-        None if t is None else Operand(tuple(t.shape), str(t.dtype).removeprefix("torch."), str(t.device))
-        for t in operands
-    )
+        None if t is None else Operand(t[0], str(t[1]).removeprefix("torch."), str(t[2])) for t in operands
+    )  # fmt: skip
     return problem_of(*described, activation=activation, precision=precision, layout="out_in")
 
 
-def _needs_gradients(operands: tuple[Tensor | None, ...]) -> bool:
+def _is_transformed(operands: tuple[Tensor | None, ...]) -> bool:
     present = [t for t in operands if t is not None]
-    if torch.is_grad_enabled() and any(t.requires_grad for t in present):
-        return True
     if forward_ad._current_level >= 0 and any(forward_ad.unpack_dual(t).tangent is not None for t in present):
         return True
     wrapped = torch._C._functorch.is_functorch_wrapped_tensor  # pyright: ignore[reportAttributeAccessIssue]
     return any(wrapped(t) for t in present)
 
 
-def _differentiable(plan: Plan | None) -> Plan:
+def _served(plan: Plan | None) -> Plan:
     """The library plan, unless the caller insists on another."""
     if plan is not None and plan.strategy is not Strategy.LIBRARY:
-        raise UnsupportedError(f"plan {plan.strategy}/{plan.backend} cannot run here: {_GRADIENTS}")
+        raise UnsupportedError(f"plan {plan.strategy}/{plan.backend} cannot run here: {_TANGENTS}")
     return LIBRARY

@@ -41,6 +41,28 @@ def mlp(
     )["y"]  # fmt: skip
 
 
+def gradients(
+    dy: Tensor,
+    x: Tensor,
+    w_up: Tensor,
+    w_down: Tensor,
+    *,
+    w_gate: Tensor | None = None,
+    b_up: Tensor | None = None,
+    b_gate: Tensor | None = None,
+    b_down: Tensor | None = None,
+    activation: str = "gelu_tanh",
+    precision: str = "ieee",
+) -> dict[str, Tensor]:
+    """The gradients of ``mlp`` by autograd for the upstream ``dy``: "d_<operand>" for each operand given."""
+    given = {"x": x, "w_up": w_up, "w_down": w_down, "w_gate": w_gate, "b_up": b_up, "b_gate": b_gate, "b_down": b_down}
+    leaves = {name: t.detach().requires_grad_() for name, t in given.items() if t is not None}
+    with torch.enable_grad(), _matmul_precision(x, precision):
+        y = mlp(**leaves, activation=activation, precision=precision)
+        found = torch.autograd.grad(y, list(leaves.values()), dy)
+    return {f"d_{name}": gradient for name, gradient in zip(leaves, found, strict=True)}
+
+
 def stages(
     x: Tensor,
     w_up: Tensor,

@@ -44,9 +44,11 @@ class Explanation:
         )
 
 
-def explain(problem: Problem, device: Device, forced: Plan | None = None, why: str | None = None) -> Explanation:
+def explain(
+    problem: Problem, device: Device, forced: Plan | None = None, why: str | None = None, *, training: bool = False
+) -> Explanation:
     """The Explanation of what ``choose`` decides; ``why`` replaces its reason. Raises what ``choose`` raises."""
-    choice = choose(problem, device, forced)
+    choice = choose(problem, device, forced, training=training)
     moved = problem.io_bytes + problem.weight_bytes + 2 * problem.hidden_bytes
     if choice.plan.strategy is Strategy.LIBRARY:
         # Unfused: each pre-activation is written by its GEMM and read by the activation.

@@ -22,8 +22,8 @@ def chain(
 ):  # fmt: skip
     """``acc + a b`` and, when GATED, ``acc_gate + a gate``, over ``[start, stop)`` of K, ascending.
 
-    ``a_rows`` ``[BM, 1]``, ``b_cols`` and ``gate_cols`` ``[1, BN]`` point to k = 0; EVEN_K: BK divides ``stop - start``;
-    EVEN_MN: no row and no column is outside.
+    ``a_rows`` ``[BM, 1]``, ``b_cols`` and ``gate_cols`` ``[1, BN]`` point to k = 0. EVEN_MN: no row and no column is
+    outside; EVEN_K: BK divides ``stop - start``.
     """
     k = tl.arange(0, BK)
     # The pointers move along: computed anew in each step, they cost a tenth of the time.
