@@ -22,6 +22,7 @@ class FusedMLP(nn.Module):
     gated: bool = False
     use_bias: bool = True
     precision: str = "ieee"
+    save: str = "preact"
     dtype: DTypeLike | None = None
     param_dtype: DTypeLike = jnp.float32
 
@@ -33,7 +34,8 @@ class FusedMLP(nn.Module):
         if self.gated:
             held |= self._linear("gate", self.in_features, self.hidden_features)
         held |= self._linear("down", self.hidden_features, out_features)
-        return functional.fused_mlp(**promote(held, self.dtype), activation=self.activation, precision=self.precision)
+        options = {"activation": self.activation, "precision": self.precision, "save": self.save}
+        return functional.fused_mlp(**promote(held, self.dtype), **options)
 
     def _linear(self, role: str, in_features: int, out_features: int) -> dict[str, Array | None]:
         child = _Parameters(in_features, out_features, self.use_bias, self.param_dtype, name=f"{role}_proj")

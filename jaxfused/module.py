@@ -11,6 +11,7 @@ from parity.contract.activations import check_activation
 from parity.contract.dtypes import check_precision
 from parity.contract.errors import UnsupportedError
 from parity.contract.explanation import Explanation
+from parity.contract.saved import check_save
 
 from . import functional
 
@@ -21,9 +22,10 @@ class FusedMLP(nnx.Module):
     Children ``up_proj``, ``down_proj`` and, when gated, ``gate_proj`` are nnx.Linear, so checkpoints with these names
     load as they are. Set a child's ``bias`` to None to go without that one. ``out_features`` defaults to
     ``in_features``. ``dtype`` is what is computed in (None: what x and the parameters promote to), ``param_dtype``
-    what is stored. ``precision`` is "ieee" or, for float32, "tf32".
+    what is stored. ``precision`` is "ieee" or, for float32, "tf32"; ``save`` (what a fused plan keeps for the
+    backward) is "preact", "hidden" or "recompute", see fused_mlp.
 
-    Raises ValueError for an unknown activation or precision, UnsupportedError when a child is no longer a plain
+    Raises ValueError for an unknown activation, precision or save, UnsupportedError when a child is no longer a plain
     nnx.Linear: its weights are read, it is never called.
     """
 
@@ -37,15 +39,18 @@ class FusedMLP(nnx.Module):
         gated: bool = False,
         use_bias: bool = True,
         precision: str = "ieee",
+        save: str = "preact",
         dtype: DTypeLike | None = None,
         param_dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ) -> None:
         check_activation(activation)
         check_precision(precision)
+        check_save(save)
         self.activation = activation
         self.gated = gated
         self.precision = precision
+        self.save = save
         self.dtype = dtype
         out_features = in_features if out_features is None else out_features
         options = {"use_bias": use_bias, "dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
@@ -73,7 +78,8 @@ class FusedMLP(nnx.Module):
             "w_down": down.kernel,
             "b_down": down.bias,
         }
-        return promote(held, self.dtype) | {"activation": self.activation, "precision": self.precision}
+        options = {"activation": self.activation, "precision": self.precision, "save": self.save}
+        return promote(held, self.dtype) | options
 
 
 def promote(held: dict, dtype: DTypeLike | None) -> dict:

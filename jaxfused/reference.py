@@ -40,6 +40,26 @@ def mlp(
     )["y"]  # fmt: skip
 
 
+def gradients(
+    dy: Array,
+    x: Array,
+    w_up: Array,
+    w_down: Array,
+    *,
+    w_gate: Array | None = None,
+    b_up: Array | None = None,
+    b_gate: Array | None = None,
+    b_down: Array | None = None,
+    activation: str = "gelu_tanh",
+    precision: str = "ieee",
+) -> dict[str, Array]:
+    """The gradients of ``mlp`` by jax.vjp for the upstream ``dy``: "d_<operand>" for each operand given."""
+    given = {"x": x, "w_up": w_up, "w_down": w_down, "w_gate": w_gate, "b_up": b_up, "b_gate": b_gate, "b_down": b_down}
+    leaves = {name: a for name, a in given.items() if a is not None}
+    _, pull = jax.vjp(lambda leaves: mlp(**leaves, activation=activation, precision=precision), leaves)
+    return {f"d_{name}": gradient for name, gradient in pull(dy)[0].items()}
+
+
 def stages(
     x: Array,
     w_up: Array,

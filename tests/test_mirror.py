@@ -17,6 +17,8 @@ ONLY_HERE = {
 IDIOMS = {"use_bias": "bias", "__call__": "forward"}
 # Framework arguments that the other has no use for.
 OWN_PARAMETERS = {"rngs", "param_dtype", "device", "dtype"}
+# jax learns that a call is differentiated after it was planned, and may fold a batch into its rows: it plans anew.
+OWN_PARAMETERS |= {"problem", "trained"}
 METHODS_OF_ONE = {"extra_repr"}
 
 

@@ -102,7 +102,7 @@ def gradients(
     operands = _checked(x, w_up, w_down, w_gate, b_up, b_gate, b_down)
     named = {name: t for name, t in zip(NAMES, operands, strict=True) if t is not None}
     options = {"activation": activation, "precision": precision}
-    text = _decide(*_described(operands), activation, precision, plan, True)
+    text = _decide(_described(operands), activation, precision, plan, True)
     if not text:
         return reference.gradients(dy, **named, **options)
     chosen, device, lead = Plan.from_json(text), device_of(x), x.shape[:-1]
@@ -152,7 +152,7 @@ def _evaluate(x, w_up, w_down, w_gate, b_up, b_gate, b_down, activation, precisi
     trains = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in operands)
     compiled = torch.compiler.is_compiling()
     transformed = not compiled and _is_transformed(operands)
-    text = _decide(*_described(operands), activation, precision, _served(plan) if transformed else plan, trains)
+    text = _decide(_described(operands), activation, precision, _served(plan) if transformed else plan, trains)
     x, w_up, w_down, w_gate, b_up, b_gate, b_down = operands
     named = {"w_gate": w_gate, "b_up": b_up, "b_gate": b_gate, "b_down": b_down}
     options = {"activation": activation, "precision": precision}
@@ -187,7 +187,7 @@ def _autocast(*operands: Any) -> tuple[Any, ...]:
     return tuple(t.to(dtype) if t is not None and t.is_floating_point() else t for t in operands)
 
 
-def _described(operands: tuple[Tensor | None, ...]) -> tuple[Any, ...]:
+def _described(operands: tuple[Any, ...]) -> tuple[torch.device, tuple]:
     """What the decision hangs on, in values that a compiler's trace holds as constants."""
     shape = _constant_shape if torch.compiler.is_compiling() else _shape
     return operands[0].device, tuple(None if t is None else (shape(t), t.dtype, t.device) for t in operands)
@@ -197,15 +197,16 @@ def _shape(t: Tensor) -> tuple[int, ...]:
     return tuple(t.shape)
 
 
-def _constant_shape(t: Tensor) -> tuple[int, ...]:
+def _constant_shape(t: Tensor) -> tuple[Any, ...]:
     # A trace with dynamic sizes is made anew for each: the plan hangs on them.
     return tuple([guard_scalar(size) for size in t.shape])
 
 
 # The contract is plain Python that a trace of torch.compile need not follow: its answer is a constant of the trace.
 @torch.compiler.assume_constant_result
-def _decide(device, operands, activation: str, precision: str, plan: Plan | None, trains: bool) -> str:
+def _decide(described: tuple, activation: str, precision: str, plan: Plan | None, trains: bool) -> str:
     """The chosen plan as text; empty for the library plan."""
+    device, operands = described
     chosen = choose(_problem(operands, activation, precision), device_of(device), plan, training=trains).plan
     return "" if chosen == LIBRARY else chosen.to_json()
 

@@ -97,7 +97,7 @@ def tiled_backward(
     compute = {
         "x": lambda: of(found["d_u"], w_up, *(() if w_gate is None else (found["d_s"], w_gate))),
         "w_up": lambda: of(found["d_u"].t(), x),
-        "w_down": lambda: of(dy.t(), found.get("h", saved.get("h"))),
+        "w_down": lambda: of(dy.t(), found["h"] if "h" in found else saved["h"]),
         "w_gate": lambda: of(found["d_s"].t(), x),
         "b_up": lambda: sums(found["d_u"]).view(-1),
         "b_gate": lambda: sums(found["d_s"]).view(-1),

@@ -34,8 +34,8 @@ def mlp(
     precision: str,
     save: str,
 ) -> Tensor:
-    """``y`` of ``launch.tiled`` for x ``[m, k]``, differentiable once. ``plan``: from ``Plan.to_json``; ``save``: what is
-    kept for the backward, if there will be one."""
+    """``y`` of ``launch.tiled`` for x ``[m, k]``, differentiable once. ``plan``: from ``Plan.to_json``; ``save``: what
+    is kept for the backward, if there will be one."""
     kept = torch.is_grad_enabled() and any(
         t is not None and t.requires_grad for t in (x, w_up, w_down, w_gate, b_up, b_gate, b_down)
     )
