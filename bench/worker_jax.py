@@ -217,12 +217,14 @@ def _both(f: Any, case: Case, layers: list[Layer]) -> tuple[dict[str, jax.Array]
     return first, rest
 
 
-def _peak(f: Any, case: Case, layer: Layer) -> int:
+def _peak(f: Any, case: Case, layer: Layer) -> int | None:
     """Bytes that one layer's forward and backward hold at most, beside its operands: XLA's own count of the temporary
     buffers, and the gradients."""
     memory = jax.jit(partial(_both, f, case)).lower([layer]).compile().memory_analysis()
     # y is an output here for the check alone.
     y = layer["g"].nbytes
+    if memory is None:
+        return None
     return memory.temp_size_in_bytes + memory.output_size_in_bytes - y
 
 

@@ -95,7 +95,7 @@ def gradients(
     check_save(save)
     operands, problem = _operands(x, w_up, w_down, w_gate, b_up, b_gate, b_down, activation, precision)
     named = {name: a for name, a in zip(NAMES, operands, strict=True) if a is not None}
-    options = {"activation": activation, "precision": precision}
+    options: dict[str, Any] = {"activation": activation, "precision": precision}
     device = device_of(operands[0])
     chosen = choose(problem, device, plan, training=True).plan
     if chosen == LIBRARY:
@@ -142,7 +142,7 @@ def _evaluate(x, w_up, w_down, w_gate, b_up, b_gate, b_down, activation, precisi
     chosen, trained = (choose(problem, device, plan, training=trains).plan for trains in (False, True))
     rows = x.reshape(problem.m, problem.in_features)
     named = {"w_gate": w_gate, "b_up": b_up, "b_gate": b_gate, "b_down": b_down}
-    options = {"activation": activation, "precision": precision}
+    options: dict[str, Any] = {"activation": activation, "precision": precision}
     if save is None:
         out = _stages(chosen, device, activation, precision, (rows, w_up, w_down), named)
     elif chosen == trained == LIBRARY:
@@ -186,7 +186,7 @@ def _library(activation: str, precision: str, arrays, named) -> Array:
 
 @partial(jax.jit, static_argnums=(0, 1, 2, 3, 4))
 def _backward(plan: Plan, device: Device, activation: str, precision: str, save: str, dy, given) -> dict[str, Array]:
-    options = {"activation": activation, "precision": precision}
+    options: dict[str, Any] = {"activation": activation, "precision": precision}
     x, w_up, w_down, w_gate = (given.get(name) for name in ("x", "w_up", "w_down", "w_gate"))
     biases = {name: given.get(name) for name in ("b_up", "b_gate")}
     taps = launch.tiled_hidden(plan, device, x, w_up, w_gate=w_gate, **biases, **options, taps=x.dtype)

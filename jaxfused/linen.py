@@ -1,5 +1,7 @@
 """FusedMLP, the Linen module: the same parameters under the same names."""
 
+from typing import Any
+
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
@@ -34,7 +36,7 @@ class FusedMLP(nn.Module):
         if self.gated:
             held |= self._linear("gate", self.in_features, self.hidden_features)
         held |= self._linear("down", self.hidden_features, out_features)
-        options = {"activation": self.activation, "precision": self.precision, "save": self.save}
+        options: dict[str, Any] = {"activation": self.activation, "precision": self.precision, "save": self.save}
         return functional.fused_mlp(**promote(held, self.dtype), **options)
 
     def _linear(self, role: str, in_features: int, out_features: int) -> dict[str, Array | None]:

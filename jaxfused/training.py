@@ -49,7 +49,7 @@ def mlp(
     """
     given = {"w_up": w_up, "w_down": w_down, "w_gate": w_gate, "b_up": b_up, "b_gate": b_gate, "b_down": b_down}
     shared = {name: value for name, value in given.items() if value is not None}
-    options = (("activation", activation), ("precision", precision))
+    options: tuple[tuple[str, Any], ...] = (("activation", activation), ("precision", precision))
     return _mlp(_Setting(problem, device, plan, trained, options, save), x, shared)
 
 
@@ -61,7 +61,7 @@ class _Setting:
     device: Device
     plan: Plan
     trained: Plan
-    options: tuple[tuple[str, str], ...]
+    options: tuple[tuple[str, Any], ...]
     save: str
 
     def complete(self, plan: Plan, x: Array) -> Plan:
@@ -91,7 +91,7 @@ def _mlp_fwd(setting: _Setting, x: Any, shared: dict[str, Any]) -> tuple[Array, 
 
 def _mlp_bwd(setting: _Setting, residuals: Any, dy: Any) -> tuple[Any, Any]:
     if type(dy) is jax.custom_derivatives.SymbolicZero:
-        dy = jnp.zeros(dy.shape, dy.dtype)
+        dy = jnp.zeros(dy.shape, str(dy.dtype))
     if setting.trained == LIBRARY:
         return residuals(dy)
     needs, x, shared, kept = residuals
@@ -121,7 +121,8 @@ def _backward(setting: _Setting, needs: tuple[str, ...]) -> Callable[..., dict[s
     """(dy, x, kept, shared) -> the gradients of ``needs``."""
 
     def run(dy: Array, x: Array, kept: dict[str, Array], shared: dict[str, Array]) -> dict[str, Array]:
-        operands, options = _operands(shared), dict(setting.options)
+        options: dict[str, Any] = dict(setting.options)
+        operands = _operands(shared)
         if not kept:
             hidden = {name: value for name, value in operands.items() if name not in ("w_down", "b_down")}
             plan = setting.complete(setting.trained, x)
@@ -183,5 +184,5 @@ def _folding(run: Callable[..., dict[str, Array]], *, rows: int, summed: Callabl
     return mapped
 
 
-def _operands(shared: dict[str, Array]) -> dict[str, Array | None]:
+def _operands(shared: dict[str, Array]) -> dict[str, Any]:
     return {name: shared.get(name) for name in ("w_up", "w_down", "w_gate", "b_up", "b_gate", "b_down")}

@@ -86,7 +86,7 @@ HELPERS = {
     ("kernels/tiled.py", "_finish"): "Triton recurses over an epilogue's parts where Pallas loops",
     ("kernels/tiled_backward.py", "_finish"): "as above",
     ("kernels/gemm.py", "_along"): "offsets are Pallas' own affair",
-    ("kernels/gemm.py", "_load"): "a mask that is never needed is folded away in Pallas, a transposed operand has other strides in Triton",
+    ("kernels/gemm.py", "_load"): "Pallas folds masks away that nothing needs; Triton transposes by strides",
 }
 
 

@@ -101,7 +101,7 @@ def gradients(
     check_save(save)
     operands = _checked(x, w_up, w_down, w_gate, b_up, b_gate, b_down)
     named = {name: t for name, t in zip(NAMES, operands, strict=True) if t is not None}
-    options = {"activation": activation, "precision": precision}
+    options: dict[str, Any] = {"activation": activation, "precision": precision}
     text = _decide(_described(operands), activation, precision, plan, True)
     if not text:
         return reference.gradients(dy, **named, **options)
@@ -155,7 +155,7 @@ def _evaluate(x, w_up, w_down, w_gate, b_up, b_gate, b_down, activation, precisi
     text = _decide(_described(operands), activation, precision, _served(plan) if transformed else plan, trains)
     x, w_up, w_down, w_gate, b_up, b_gate, b_down = operands
     named = {"w_gate": w_gate, "b_up": b_up, "b_gate": b_gate, "b_down": b_down}
-    options = {"activation": activation, "precision": precision}
+    options: dict[str, Any] = {"activation": activation, "precision": precision}
     if not text:
         return reference.stages(x, w_up, w_down, **named, **options)
     if save is not None and (trains or compiled):
