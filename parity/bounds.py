@@ -166,13 +166,12 @@ class Bounds:
     def of(self, profile: Profile, *, after: Stages | None = None) -> dict[str, Allowance]:
         """A runner's allowances. ``after``: those of each stage by itself, against the oracle applied to the runner's
         own previous stage; the spacing of h and y is then that of these values, which may lie in another binade."""
-        problem, rounded = self.problem, self.oracle.rounded if after is None else after
+        rounded = self.oracle.rounded if after is None else after
         with np.errstate(all="ignore"):
-            s = self._pre(profile, "s")
-            u = self._pre(profile, "u") if problem.gated else None
+            s, u = self.before(profile)
             found = {"s": _plain(s)} | ({"u": _plain(u)} if u else {})
             before = (s, u) if after is None else (s.map(np.zeros_like), u and u.map(np.zeros_like))
-            h = self._hidden(profile, *before)
+            h = self.hidden(profile, *before)
             found["h"] = self._round(h, rounded["h"])
             down = self._gemm(profile, self.down, rounded["y"], "b_down", 1)
             found["y"] = self._round(down, rounded["y"], h if after is None else None)
@@ -195,7 +194,7 @@ class Bounds:
         problem = self.problem
         total, root = magnitudes
         length = (problem.in_features, problem.hidden_features)[index]
-        chain = self._chain(profile, length, self.splits[index])
+        chain = self.chain(profile, length, self.splits[index])
         b = self.oracle.operands.get(bias)
         lost = chain.bias * np.abs(result if b is None else result - b)
         drift = Drift(det=chain.det * total, stat=chain.stat * root + lost, rms=chain.rms * root + lost)
@@ -211,14 +210,20 @@ class Bounds:
             drift = drift.plus(self.dtype.unit_roundoff * sizes + self.dtype.smallest)
         return drift
 
-    def _chain(self, profile: Profile, length: int, splits: int) -> ChainBound:
+    def before(self, profile: Profile) -> tuple[Drift, Drift | None]:
+        """The errors of s and, when gated, u."""
+        with np.errstate(all="ignore"):
+            return self._pre(profile, "s"), self._pre(profile, "u") if self.problem.gated else None
+
+    def chain(self, profile: Profile, length: int, splits: int = 1, *, ieee: bool = False) -> ChainBound:
+        """The bound of a product of this inner length; ``ieee``: whatever the precision, in IEEE float32."""
         # On a GPU only IEEE float32 avoids the tensor cores. Each further chain of a split is one more addition.
-        arithmetic = profile.arithmetic if self.format != "float32" else "ieee"
+        arithmetic = profile.arithmetic if self.format != "float32" and not ieee else "ieee"
         terms = 8 if self.format == "tf32" else 16
         extra = splits - 1 if arithmetic == "ieee" else terms * (splits - 1)
         return chain_bound(length + extra, arithmetic, terms)
 
-    def _hidden(self, profile: Profile, s: Drift, u: Drift | None) -> Drift:
+    def hidden(self, profile: Profile, s: Drift, u: Drift | None) -> Drift:
         """The error of h before its rounding."""
         activation = ACTIVATIONS[self.problem.activation]
         at, up = np.abs(self.oracle.rounded["s"]), self.oracle.rounded.get("u")

@@ -8,11 +8,14 @@ from typing import Literal
 from .contract.activations import ACTIVATIONS
 from .contract.plan import Plan, limitation
 from .contract.problem import Device, Problem
+from .contract.saved import SAVES
 from .contract.tiles import Tiles
 from .pairwise import Row, cover
 
 # An interpreter runs some 1e8 of these a second: the layers of a language model are left to a GPU.
 INTERPRETER_FLOPS = 1e8
+# The most elements of one weight whose gradients are compared.
+GRADIENT_ELEMENTS = 4e6
 SHORT_DTYPES = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
 
 Stimulus = Literal["normal", "integer", "special"]
@@ -33,6 +36,7 @@ class Case:
     problem: Problem
     stimulus: Stimulus = "normal"
     plan: Plan = TILED
+    save: str = "preact"
 
     @property
     def seed(self) -> int:
@@ -42,6 +46,13 @@ class Case:
     @property
     def demands(self) -> str:
         return "BIT_EQUAL" if self.stimulus == "integer" else "WITHIN_STAT"
+
+    @property
+    def gradients(self) -> bool:
+        """Whether the backward is run too. Gradients of a language model's weights are as large as these: comparing
+        them element by element takes minutes, so the largest layers go forward only."""
+        largest = self.problem.hidden_features * max(self.problem.in_features, self.problem.out_features)
+        return self.stimulus != "special" and largest <= GRADIENT_ELEMENTS
 
     def skip_reason(self, device: Device) -> str | None:
         """Why ``device`` does not run this case; None if it does."""
@@ -86,6 +97,7 @@ def build(
     biases: str = "",
     stimulus: Stimulus = "normal",
     plan: str = "tiled",
+    save: str = "preact",
 ) -> Case:
     """A case named after what it is. ``dtype``: fp32, tf32, fp16, bf16; ``biases``: letters of u(p), g(ate), d(own)."""
     m, k, h, n = shape
@@ -105,7 +117,8 @@ def build(
     )
     parts = [activation, "gated" * gated, biases, dtype, f"{m}x{k}x{h}x{n}"]
     parts += ["" if plan == "tiled" else plan, "" if stimulus == "normal" else stimulus]
-    return Case(name="-".join(filter(None, parts)), problem=problem, stimulus=stimulus, plan=PLANS[plan])
+    parts += ["" if save == "preact" else save]
+    return Case(name="-".join(filter(None, parts)), problem=problem, stimulus=stimulus, plan=PLANS[plan], save=save)
 
 
 def smoke() -> list[Case]:
@@ -114,9 +127,9 @@ def smoke() -> list[Case]:
     return [
         build("gelu_tanh", ragged, biases="ud"),
         build("gelu_tanh", ragged, "fp16", biases="ud"),
-        build("silu", ragged, "fp16", gated=True),
+        build("silu", ragged, "fp16", gated=True, save="hidden"),
         build("gelu", small, "tf32", gated=True, biases="ugd", plan="split2"),
-        build("tanh", SHAPES["one-row"], biases="d", plan="small"),
+        build("tanh", SHAPES["one-row"], biases="d", plan="small", save="recompute"),
         build("relu2", SHAPES["empty"], "fp16", biases="u"),
         build("silu", ragged, "bf16", gated=True),
         build("relu", ragged, "fp16", biases="ud", stimulus="integer", plan="split2"),
@@ -136,6 +149,7 @@ def core() -> list[Case]:
         "dtype": tuple(dtype for dtype in DTYPES if dtype != "bf16"),
         "shape": tuple(SHAPES),
         "plan": tuple(PLANS),
+        "save": SAVES,
     }
     rows = cover(factors, ("activation", "form", "up", "gate", "down"), _sound)
     normal = [_from_row(row) for row in rows]
@@ -190,6 +204,12 @@ def full() -> list[Case]:
         build("relu", (257, 256, 1000, 512), dtype, biases="ud", stimulus="integer")
         for dtype in ("fp32", "tf32", "fp16")
     ]
+    layers += [
+        build(activation, (257, 1024, 3584, 1024), dtype, gated=gated, biases="" if gated else "ud", save=save)
+        for (activation, gated), dtype, save in zip(
+            forms * 2, ("bf16", "bf16", "fp16", "tf32"), SAVES * 2, strict=False
+        )
+    ]
     middle = [
         build(activation, (300, 257, 520, 264), dtype, gated=gated, biases="ugd" if gated else "ud", plan=plan)
         for activation in ACTIVATIONS
@@ -202,7 +222,7 @@ def full() -> list[Case]:
         )
     ]
     factors = {"activation": tuple(ACTIVATIONS), "form": FORMS, "up": BIASES, "gate": BIASES, "down": BIASES}
-    factors |= {"dtype": ("bf16",), "shape": tuple(SHAPES), "plan": tuple(PLANS)}
+    factors |= {"dtype": ("bf16",), "shape": tuple(SHAPES), "plan": tuple(PLANS), "save": SAVES}
     bf16 = [_from_row(row) for row in cover(factors, ("activation", "form"), _sound)]
     return _distinct([*core(), *bf16, *middle, *layers])
 
@@ -228,6 +248,7 @@ def _from_row(row: Row) -> Case:
         gated=row["form"] == "gated",
         biases=biases,
         plan=str(row["plan"]),
+        save=str(row["save"]),
     )
 
 

@@ -1,14 +1,17 @@
 """All of one case's results against each other and against the oracle: pairs, verdicts, and what is red."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 
-from .bounds import Bounds, Profile, StageBound, between
+from .backward import after as after_taps
+from .backward import evaluate_gradients, integers_are_exact
+from .bounds import Allowance, Bounds, Profile, StageBound, between
 from .cases import Case
 from .compare import Comparison, compare
 from .contract.tolerance import VERDICTS, Arithmetic
+from .gradient_bounds import GradientBounds
 from .oracle import Oracle, Stages, evaluate, evaluate_integers
 
 FUSED = ("jaxfused", "torchfused")
@@ -35,23 +38,42 @@ class Pair:
         return {"a": self.a, "b": self.b, "stage": self.stage, **numbers, "red": self.red}
 
 
-def prepare(case: Case, arrays: dict[str, np.ndarray]) -> Oracle:
-    """The case's oracle. Raises ValueError if an integer case is not exact, so that equality could not be demanded."""
-    oracle = evaluate(case.problem, arrays)
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reference:
+    """What a case's results are held against. ``dy`` and ``gradients`` (the oracle's own) where there is a backward;
+    ``demands``: the worst verdict of a gradient that passes."""
+
+    oracle: Oracle
+    dy: np.ndarray | None = None
+    gradients: Stages = field(default_factory=dict)
+    demands: str = "WITHIN_STAT"
+
+
+def prepare(case: Case, arrays: dict[str, np.ndarray]) -> Reference:
+    """The case's reference; "dy" among the arrays asks for the gradients'. Raises ValueError if an integer case is not
+    exact, so that equality could not be demanded."""
+    dy = arrays.get("dy")
+    oracle = evaluate(case.problem, {name: array for name, array in arrays.items() if name != "dy"})
     if case.stimulus == "integer":
-        for stage, whole in evaluate_integers(case.problem, arrays).items():
+        whole = {name: array for name, array in arrays.items() if name != "dy"}
+        for stage, whole in evaluate_integers(case.problem, whole).items():
             if (oracle.rounded[stage] != whole).any():
                 raise ValueError(f"{stage} of {case.name} in float64 is not what int64 gives")
-    return oracle
+    if dy is None:
+        return Reference(oracle=oracle)
+    gradients = evaluate_gradients(oracle, dy, case.save)
+    exact = case.stimulus == "integer" and integers_are_exact(oracle, dy, gradients)
+    return Reference(oracle=oracle, dy=dy, gradients=gradients, demands="BIT_EQUAL" if exact else "WITHIN_STAT")
 
 
 def judge(
-    case: Case, oracle: Oracle, results: dict[str, Stages], arithmetic: Arithmetic, *, twins_equal: bool = False
+    case: Case, reference: Reference, results: dict[str, Stages], arithmetic: Arithmetic, *, twins_equal: bool = False
 ) -> list[Pair]:
     """Every pair of ``results`` (runner -> stages), and each with the oracles it is held against.
 
     ``twins_equal`` demands BIT_EQUAL of the two fused runners whatever the case demands of the others.
     """
+    oracle = reference.oracle
     bounds = Bounds(oracle, case.plan)
     profiles = {
         True: Profile(fused=True, arithmetic=arithmetic),
@@ -74,6 +96,50 @@ def judge(
             after = oracle.after(results[runner])
             step = {s: between(own, exact[s]) for s, own in bounds.of(profiles[True], after=after).items()}
             pairs += _stages(case.demands, runner, STEP, results[runner], after, step)
+    if reference.dy is not None:
+        pairs += _gradients(reference, bounds, profiles, results, twins_equal=twins_equal)
+    return pairs
+
+
+def _gradients(
+    reference: Reference,
+    bounds: Bounds,
+    profiles: dict[bool, Profile],
+    results: dict[str, Stages],
+    *,
+    twins_equal: bool,
+) -> list[Pair]:
+    """The gradients: every pair of runners, each with the oracle, and a fused runner's steps each by itself."""
+    assert reference.dy is not None
+    of = GradientBounds(bounds, reference.dy, reference.gradients)
+    whole = {fused: of.whole(profile) for fused, profile in profiles.items()}
+    names = [runner for runner in RUNNERS if runner in results]
+    pairs = []
+    for i, a in enumerate(names):
+        for b in (*names[i + 1 :], ORACLE):
+            mine, theirs = whole[a in FUSED], whole[b in FUSED] if b != ORACLE else None
+            distance = {
+                stage: StageBound(det=bound.det + theirs[stage].det, stat=bound.stat + theirs[stage].stat)
+                if theirs
+                else bound
+                for stage, bound in mine.items()
+                if theirs is None or stage in theirs
+            }
+            demands = "BIT_EQUAL" if twins_equal and (a, b) == FUSED else reference.demands
+            pairs += _stages(demands, a, b, results[a], reference.gradients if b == ORACLE else results[b], distance)
+    for runner in names:
+        if runner in FUSED:
+            taps = {
+                name: results[runner][f"saved_{name}"] for name in ("s", "u", "h") if f"saved_{name}" in results[runner]
+            }
+            taps |= {name: results[runner][name] for name in ("d_s", "d_u") if name in results[runner]}
+            after = after_taps(reference.oracle, reference.dy, taps)
+            exact = {
+                stage: Allowance(det=z, stat=z, own=z)
+                for stage, z in ((s, np.zeros(v.shape)) for s, v in after.items())
+            }
+            step = {s: between(own, exact[s]) for s, own in of.steps(profiles[True], after).items()}
+            pairs += _stages(reference.demands, runner, STEP, results[runner], after, step)
     return pairs
 
 

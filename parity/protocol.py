@@ -45,12 +45,22 @@ class Request:
     case: str
     problem: Problem
     plan: Plan | None
+    save: str
     arrays: dict[str, Blob]
     out: str
     run: bool = True
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What the twins' functions are told besides arrays and plan."""
+        return {"activation": self.problem.activation, "precision": self.problem.precision}
+
+    def gradient_stages(self, found: dict[str, Any]) -> dict[str, Any]:
+        """What a twin's ``gradients`` gives, under names that the forward's stages do not have."""
+        return {name if name.startswith("d_") else f"saved_{name}": value for name, value in found.items()}
 
     @classmethod
     def from_json(cls, line: str) -> "Request":
@@ -81,7 +91,9 @@ class Framework(Protocol):
         ...
 
     @property
-    def runners(self) -> Mapping[str, Callable[[dict[str, Any], Problem, Plan | None], dict[str, Any]]]: ...
+    def runners(self) -> Mapping[str, Callable[["Request", dict[str, Any]], dict[str, Any]]]:
+        """Name -> (request, arrays) -> stages; those of the backward too where "dy" is among the arrays."""
+        ...
 
 
 def serve(make: Callable[[], Framework]) -> None:
@@ -105,10 +117,11 @@ def answer(framework: Framework, request: Request) -> dict[str, Any]:
         reply["arrived"] = {name: digest(framework.fetch(name, array)[0]) for name, array in arrays.items()}
     except Exception:
         return reply | {"errors": {"stimulus": traceback.format_exc()}, "spent": True}
+    forward = {name: array for name, array in arrays.items() if name != "dy"}
     for runner, compute in framework.runners.items() if request.run else ():
         try:
-            reply["plan"] = reply["plan"] or framework.plan(arrays, request.problem, request.plan)
-            stages = compute(arrays, request.problem, request.plan)
+            reply["plan"] = reply["plan"] or framework.plan(forward, request.problem, request.plan)
+            stages = compute(request, dict(arrays))
             reply["runners"][runner] = {
                 stage: asdict(_store(f"{runner}.{stage}", framework.fetch(stage, tap), Path(request.out)))
                 for stage, tap in stages.items()

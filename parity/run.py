@@ -117,9 +117,13 @@ def _attempt(case: Case, where: Where, workers: list[Worker], folder: Path) -> d
     if errors:
         return {"status": ERROR, "reason": "\n".join(errors)}
     arrays = stimulus.generate(case.problem, case.stimulus, case.seed)
+    if case.gradients:
+        arrays["dy"] = stimulus.upstream(case.problem, case.stimulus, case.seed)
     blobs = stimulus.save(arrays, folder)
     computes = case.stimulus != "special"
-    request = Request(case=case.name, problem=case.problem, plan=case.plan, arrays=blobs, out=str(folder), run=computes)
+    request = Request(
+        case=case.name, problem=case.problem, plan=case.plan, save=case.save, arrays=blobs, out=str(folder), run=computes
+    )  # fmt: skip
     asked = []
     for worker in workers:
         try:
@@ -127,7 +131,7 @@ def _attempt(case: Case, where: Where, workers: list[Worker], folder: Path) -> d
             asked.append(worker)
         except WorkerError as error:
             errors.append(str(error))
-    oracle = prepare(case, arrays) if computes else None
+    reference = prepare(case, arrays) if computes else None
     replies = {}
     for worker in asked:
         try:
@@ -150,7 +154,7 @@ def _attempt(case: Case, where: Where, workers: list[Worker], folder: Path) -> d
     ]
     if lost:
         return fed | {"status": FAILED, "reason": "; ".join(lost)}
-    if oracle is None:
+    if reference is None:
         return fed | {"status": PASSED}
     plans = {name: reply["plan"] for name, reply in replies.items()}
     fed["plan"] = next(iter(plans.values()))
@@ -159,7 +163,7 @@ def _attempt(case: Case, where: Where, workers: list[Worker], folder: Path) -> d
     if fed["plan"] == "library":
         return fed | {"status": FAILED, "reason": "the twins ran the library plan: no kernel was compared"}
     results = {runner: _load(stages) for reply in replies.values() for runner, stages in reply["runners"].items()}
-    pairs = judge(case, oracle, results, where.arithmetic, twins_equal=where.twins_equal)
+    pairs = judge(case, reference, results, where.arithmetic, twins_equal=where.twins_equal)
     missing = [runner for runner in FUSED if runner not in results]
     red = [pair for pair in pairs if pair.red]
     if missing:

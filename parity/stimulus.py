@@ -44,6 +44,12 @@ def generate(problem: Problem, kind: str, seed: int) -> dict[str, np.ndarray]:
     return made
 
 
+def upstream(problem: Problem, kind: str, seed: int) -> np.ndarray:
+    """The gradient of y that a backward starts from, drawn as x is."""
+    generator = np.random.Generator(np.random.PCG64([seed, zlib.crc32(b"dy")]))
+    return KINDS[kind](generator, "x", (problem.m, problem.out_features), problem.dtype)
+
+
 def save(arrays: dict[str, np.ndarray], folder: Path) -> dict[str, Blob]:
     """Writes each array's bytes to a file of its own in ``folder``."""
     blobs = {}

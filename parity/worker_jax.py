@@ -8,7 +8,7 @@ from typing import Any
 from . import protocol
 from .contract.plan import Plan
 from .contract.problem import Problem
-from .protocol import Blob
+from .protocol import Blob, Request
 
 
 class Jax:
@@ -24,7 +24,7 @@ class Jax:
         from .rounding import NUMPY_DTYPES
 
         self.jax, self.np, self.dtypes = jax, np, NUMPY_DTYPES
-        self.fused, self.reference = jaxfused.functional.stages, jaxfused.reference.stages
+        self.fused, self.reference = jaxfused.functional, jaxfused.reference
         self.explain = jaxfused.functional.explain
         self.platform = device
         self.device = jax.devices()[0]
@@ -52,15 +52,22 @@ class Jax:
         return str(self.explain(**arrays, **options).plan)
 
     @property
-    def runners(self) -> dict[str, Callable[[dict[str, Any], Problem, Plan | None], dict[str, Any]]]:
+    def runners(self) -> dict[str, Callable[[Request, dict[str, Any]], dict[str, Any]]]:
         return {"jaxfused": self._run_fused, "xla": self._run_reference}
 
-    def _run_fused(self, arrays: dict[str, Any], problem: Problem, plan: Plan | None) -> dict[str, Any]:
-        return self.fused(**arrays, activation=problem.activation, precision=problem.precision, plan=plan)
+    def _run_fused(self, request: Request, arrays: dict[str, Any]) -> dict[str, Any]:
+        dy, options = arrays.pop("dy", None), request.options | {"plan": request.plan}
+        stages = self.fused.stages(**arrays, **options)
+        if dy is not None:
+            stages |= request.gradient_stages(self.fused.gradients(dy, **arrays, **options, save=request.save))
+        return stages
 
-    def _run_reference(self, arrays: dict[str, Any], problem: Problem, plan: Plan | None) -> dict[str, Any]:
-        options = {"activation": problem.activation, "precision": problem.precision}
-        return self.jax.jit(partial(self.reference, **options))(**arrays)
+    def _run_reference(self, request: Request, arrays: dict[str, Any]) -> dict[str, Any]:
+        dy, options = arrays.pop("dy", None), request.options
+        stages = self.jax.jit(partial(self.reference.stages, **options))(**arrays)
+        if dy is not None:
+            stages |= self.jax.jit(partial(self.reference.gradients, **options))(dy, **arrays)
+        return stages
 
 
 if __name__ == "__main__":

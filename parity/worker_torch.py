@@ -7,7 +7,7 @@ from typing import Any
 from . import protocol
 from .contract.plan import Plan
 from .contract.problem import Problem
-from .protocol import Blob
+from .protocol import Blob, Request
 
 
 class Torch:
@@ -20,7 +20,7 @@ class Torch:
         import torchfused.reference
 
         self.torch = torch
-        self.fused, self.reference = torchfused.functional.stages, torchfused.reference.stages
+        self.fused, self.reference = torchfused.functional, torchfused.reference
         self.explain = torchfused.functional.explain
         self.device = torch.device({"gpu": "cuda", "cpu": "cpu"}[device])
 
@@ -51,21 +51,29 @@ class Torch:
         return str(self.explain(**arrays, **options).plan)
 
     @property
-    def runners(self) -> dict[str, Callable[[dict[str, Any], Problem, Plan | None], dict[str, Any]]]:
+    def runners(self) -> dict[str, Callable[[Request, dict[str, Any]], dict[str, Any]]]:
         return {"torchfused": self._run_fused, "eager": self._run_reference}
 
-    def _run_fused(self, arrays: dict[str, Any], problem: Problem, plan: Plan | None) -> dict[str, Any]:
-        with self.torch.inference_mode():
-            return self.fused(**arrays, activation=problem.activation, precision=problem.precision, plan=plan)
+    def _run_fused(self, request: Request, arrays: dict[str, Any]) -> dict[str, Any]:
+        dy, options = arrays.pop("dy", None), request.options | {"plan": request.plan}
+        with self.torch.no_grad():
+            stages = self.fused.stages(**arrays, **options)
+            if dy is not None:
+                stages |= request.gradient_stages(self.fused.gradients(dy, **arrays, **options, save=request.save))
+        return stages
 
-    def _run_reference(self, arrays: dict[str, Any], problem: Problem, plan: Plan | None) -> dict[str, Any]:
-        with self.torch.inference_mode():
-            return self.reference(**arrays, activation=problem.activation, precision=problem.precision)
+    def _run_reference(self, request: Request, arrays: dict[str, Any]) -> dict[str, Any]:
+        dy = arrays.pop("dy", None)
+        with self.torch.no_grad():
+            stages = self.reference.stages(**arrays, **request.options)
+            if dy is not None:
+                stages |= self.reference.gradients(dy, **arrays, **request.options)
+        return stages
 
 
 def _transposed(name: str, array: Any) -> Any:
     # The stimulus keeps weights as [in, out], torch as [out, in].
-    return array.t() if name.startswith("w_") else array
+    return array.t() if name.startswith(("w_", "d_w_")) else array
 
 
 if __name__ == "__main__":
