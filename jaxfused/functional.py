@@ -102,7 +102,8 @@ def gradients(
         return jax.jit(partial(reference.gradients, **options))(dy, **named)
     lead = x.shape[:-1]
     rows = {"x": operands[0].reshape(problem.m, problem.in_features)}
-    found = _backward(chosen, device, activation, precision, save, dy.reshape(problem.m, problem.out_features), named | rows)
+    dy = dy.reshape(problem.m, problem.out_features)
+    found = _backward(chosen, device, activation, precision, save, dy, named | rows)
     over_rows = ("s", "u", "h", "d_s", "d_u", "d_x")
     return {n: a.reshape(*lead, a.shape[-1]) if n in over_rows else a for n, a in found.items()}
 

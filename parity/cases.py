@@ -206,8 +206,11 @@ def full() -> list[Case]:
     ]
     layers += [
         build(activation, (257, 1024, 3584, 1024), dtype, gated=gated, biases="" if gated else "ud", save=save)
-        for (activation, gated), dtype, save in zip(
-            forms * 2, ("bf16", "bf16", "fp16", "tf32"), SAVES * 2, strict=False
+        for (activation, gated), dtype, save in (
+            (forms[0], "bf16", "preact"),
+            (forms[1], "bf16", "hidden"),
+            (forms[0], "fp16", "recompute"),
+            (forms[1], "tf32", "preact"),
         )
     ]
     middle = [

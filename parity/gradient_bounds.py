@@ -1,9 +1,9 @@
 """How far each gradient of a runner may be from the oracle's: arrays from contract/tolerance.py's terms.
 
-``steps``: each stage against the oracle applied to the runner's own previous ones. One GEMM, one epilogue, one rounding:
-element and energy bounds as sharp as the forward's. ``whole``: from the operands on. An error of s passes through the
-derivative's slope (``curvature``), where a derivative jumps it may cross the jump; those of s, u, h, d_s and d_u pass
-through the GEMMs. Elements only: the steps have judged the energy.
+``steps``: each stage against the oracle applied to the runner's own previous ones. One GEMM, one epilogue, one
+rounding: bounds of elements and energy as sharp as the forward's. ``whole``: from the operands on. An error of s passes
+through the derivative's slope (``curvature``), where a derivative jumps it may cross the jump; those of s, u, h, d_s and
+d_u pass through the GEMMs. Elements only: the steps have judged the energy.
 """
 
 import numpy as np
@@ -135,16 +135,12 @@ class GradientBounds:
             zero = np.zeros(self.gradients[name].shape)
             return Drift(det=zero, stat=zero, rms=zero)
         drift = handed[name]
-        if name.startswith("d_b_"):
-            rms = np.sqrt((drift.rms**2).sum(axis=0))
-            det = drift.det.sum(axis=0)
-            return Drift(
-                det=det, stat=np.minimum(LAMBDA * rms + LAMBDA**2 * drift.stat.max(axis=0, initial=0.0), det), rms=rms
-            )
-        if name == "d_w_down":
-            turned = Drift(det=drift.det.T, stat=drift.stat.T, rms=drift.rms.T)
-            return _through(turned, right=self.left[name][1], number=number)
         turned = Drift(det=drift.det.T, stat=drift.stat.T, rms=drift.rms.T)
+        if name.startswith("d_b_"):
+            found = _through(turned, right=np.ones((self.problem.m, 1)), number=number)
+            return Drift(det=found.det[:, 0], stat=found.stat[:, 0], rms=found.rms[:, 0])
+        if name == "d_w_down":
+            return _through(turned, right=self.left[name][1], number=number)
         found = _through(turned, right=operands["x"], number=number)
         return Drift(det=found.det.T, stat=found.stat.T, rms=found.rms.T)
 

@@ -55,8 +55,8 @@ def prepare(case: Case, arrays: dict[str, np.ndarray]) -> Reference:
     dy = arrays.get("dy")
     oracle = evaluate(case.problem, {name: array for name, array in arrays.items() if name != "dy"})
     if case.stimulus == "integer":
-        whole = {name: array for name, array in arrays.items() if name != "dy"}
-        for stage, whole in evaluate_integers(case.problem, whole).items():
+        forward = {name: array for name, array in arrays.items() if name != "dy"}
+        for stage, whole in evaluate_integers(case.problem, forward).items():
             if (oracle.rounded[stage] != whole).any():
                 raise ValueError(f"{stage} of {case.name} in float64 is not what int64 gives")
     if dy is None:
@@ -113,34 +113,37 @@ def _gradients(
     assert reference.dy is not None
     of = GradientBounds(bounds, reference.dy, reference.gradients)
     whole = {fused: of.whole(profile) for fused, profile in profiles.items()}
+    values = results | {ORACLE: reference.gradients}
     names = [runner for runner in RUNNERS if runner in results]
     pairs = []
     for i, a in enumerate(names):
         for b in (*names[i + 1 :], ORACLE):
-            mine, theirs = whole[a in FUSED], whole[b in FUSED] if b != ORACLE else None
-            distance = {
-                stage: StageBound(det=bound.det + theirs[stage].det, stat=bound.stat + theirs[stage].stat)
-                if theirs
-                else bound
-                for stage, bound in mine.items()
-                if theirs is None or stage in theirs
-            }
+            distance = whole[a in FUSED] if b == ORACLE else _apart(whole[a in FUSED], whole[b in FUSED])
             demands = "BIT_EQUAL" if twins_equal and (a, b) == FUSED else reference.demands
-            pairs += _stages(demands, a, b, results[a], reference.gradients if b == ORACLE else results[b], distance)
+            pairs += _stages(demands, a, b, values[a], values[b], distance)
     for runner in names:
         if runner in FUSED:
-            taps = {
-                name: results[runner][f"saved_{name}"] for name in ("s", "u", "h") if f"saved_{name}" in results[runner]
-            }
-            taps |= {name: results[runner][name] for name in ("d_s", "d_u") if name in results[runner]}
+            found = results[runner]
+            taps = {name: found[f"saved_{name}"] for name in ("s", "u", "h") if f"saved_{name}" in found}
+            taps |= {name: found[name] for name in ("d_s", "d_u") if name in found}
             after = after_taps(reference.oracle, reference.dy, taps)
-            exact = {
-                stage: Allowance(det=z, stat=z, own=z)
-                for stage, z in ((s, np.zeros(v.shape)) for s, v in after.items())
-            }
-            step = {s: between(own, exact[s]) for s, own in of.steps(profiles[True], after).items()}
-            pairs += _stages(reference.demands, runner, STEP, results[runner], after, step)
+            steps = of.steps(profiles[True], after)
+            pairs += _stages(reference.demands, runner, STEP, found, after, {s: _alone(a) for s, a in steps.items()})
     return pairs
+
+
+def _apart(a: dict[str, StageBound], b: dict[str, StageBound]) -> dict[str, StageBound]:
+    return {
+        stage: StageBound(det=bound.det + b[stage].det, stat=bound.stat + b[stage].stat)
+        for stage, bound in a.items()
+        if stage in b
+    }
+
+
+def _alone(allowed: Allowance) -> StageBound:
+    """The bound of the distance from what is exact."""
+    zero = np.zeros(allowed.det.shape)
+    return between(allowed, Allowance(det=zero, stat=zero, own=zero))
 
 
 def _stages(demands: str, a: str, b: str, of_a: Stages, of_b: Stages, bounds: dict[str, StageBound]) -> list[Pair]:

@@ -122,8 +122,14 @@ def _attempt(case: Case, where: Where, workers: list[Worker], folder: Path) -> d
     blobs = stimulus.save(arrays, folder)
     computes = case.stimulus != "special"
     request = Request(
-        case=case.name, problem=case.problem, plan=case.plan, save=case.save, arrays=blobs, out=str(folder), run=computes
-    )  # fmt: skip
+        case=case.name,
+        problem=case.problem,
+        plan=case.plan,
+        save=case.save,
+        arrays=blobs,
+        out=str(folder),
+        run=computes,
+    )
     asked = []
     for worker in workers:
         try:
