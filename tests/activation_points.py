@@ -2,12 +2,14 @@
 
 import numpy as np
 
+from parity.backward import DERIVATIVES
 from parity.contract.activations import ACTIVATIONS, TANH_CUT
 from parity.contract.tolerance import FLOAT32_ROUNDOFF
 from parity.oracle import FUNCTIONS
 
 INF, NAN = float("inf"), float("nan")
 LARGEST = float(np.finfo(np.float32).max)
+SMALLEST = float(np.finfo(np.float32).tiny)
 
 # Dense where the functions bend, every binade outside, both sides of each case distinction.
 _positive = np.concatenate(
@@ -37,6 +39,21 @@ EDGES = {
     "identity": _EVERY | {-INF: -INF, -LARGEST: -LARGEST},
 }
 
+# Likewise of the derivatives. A comparison with NaN is false: that of relu is 1 there, as identity's is everywhere.
+_RAMP = {NAN: NAN, INF: 1.0, -INF: 0.0, 1e4: 1.0, -1e4: 0.0, LARGEST: 1.0, -LARGEST: 0.0}
+_HUMP = {NAN: NAN, INF: 0.0, -INF: 0.0, 1e4: 0.0, -1e4: 0.0, LARGEST: 0.0, -LARGEST: 0.0}
+SLOPE_EDGES = {
+    "relu": _RAMP | {NAN: 1.0, 0.0: 0.0, SMALLEST: 1.0, -SMALLEST: 0.0},
+    "relu2": {NAN: NAN, INF: INF, -INF: 0.0, 0.0: 0.0, LARGEST: INF, -LARGEST: 0.0, 3.0: 6.0, -3.0: 0.0},
+    "gelu": _RAMP,
+    "gelu_tanh": _RAMP | {0.0: 0.5},
+    "quick_gelu": _RAMP | {0.0: 0.5},
+    "silu": _RAMP | {0.0: 0.5},
+    "sigmoid": _HUMP | {0.0: 0.25},
+    "tanh": _HUMP | {0.0: 1.0},
+    "identity": dict.fromkeys((NAN, INF, -INF, 0.0, LARGEST, -3.0), 1.0),
+}
+
 
 def exact(name: str, s: np.ndarray) -> np.ndarray:
     with np.errstate(all="ignore"):
@@ -47,3 +64,15 @@ def allowed(name: str, s: np.ndarray) -> np.ndarray:
     """``rounding`` units of 2^-24 max(|s|, |f|), and float32's smallest number where that vanishes."""
     size = np.maximum(np.abs(s.astype(np.float64)), np.abs(exact(name, s)))
     return ACTIVATIONS[name].rounding * FLOAT32_ROUNDOFF * size + np.finfo(np.float32).tiny
+
+
+def exact_slope(name: str, s: np.ndarray) -> np.ndarray:
+    with np.errstate(all="ignore"):
+        return DERIVATIVES[name](s.astype(np.float64))
+
+
+def allowed_slope(name: str, s: np.ndarray) -> np.ndarray:
+    """``slope_rounding`` units of 2^-24 of the largest |f'|, or of |f'(s)| where there is none; and as above."""
+    slope = ACTIVATIONS[name].slope
+    size = np.abs(exact_slope(name, s)) if slope is None else slope
+    return ACTIVATIONS[name].slope_rounding * FLOAT32_ROUNDOFF * size + np.finfo(np.float32).tiny + np.zeros(s.shape)
