@@ -128,7 +128,7 @@ def _backward(setting: _Setting, needs: tuple[str, ...]) -> Callable[..., dict[s
             plan = setting.complete(setting.trained, x)
             kept = launch.tiled_hidden(plan, setting.device, x, **hidden, **options, taps=x.dtype)
         weights = {name: operands[name] for name in ("w_up", "w_down", "w_gate")}
-        found = launch.tiled_backward(setting.device, dy, x, **weights, saved=kept, needs=needs, **options)
+        found = launch.tiled_backward(setting.device, dy, x, **weights, saved=dict(kept), needs=needs, **options)
         return {f"d_{name}": found[f"d_{name}"] for name in needs}
 
     return _once(_folding(run, rows=3, summed=lambda name: name != "d_x"))

@@ -2,8 +2,8 @@
 
 ``steps``: each stage against the oracle applied to the runner's own previous ones. One GEMM, one epilogue, one
 rounding: bounds of elements and energy as sharp as the forward's. ``whole``: from the operands on. An error of s passes
-through the derivative's slope (``curvature``), where a derivative jumps it may cross the jump; those of s, u, h, d_s and
-d_u pass through the GEMMs. Elements only: the steps have judged the energy.
+through the derivative's slope (``curvature``), or crosses the jump of one that jumps; those of s, u, h, d_s and d_u
+pass through the GEMMs. Elements only: the steps have judged the energy.
 """
 
 import numpy as np

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 import torch
-from yardstick import Draw
+from yardstick import Draw, upstream
 
 from parity.rounding import NUMPY_DTYPES
 from torchfused import functional
@@ -26,6 +26,15 @@ def to_numpy(tensor: torch.Tensor) -> np.ndarray:
 def operands(arrays: Mapping[str, np.ndarray]) -> dict[str, torch.Tensor]:
     """The arguments of fused_mlp: weights as nn.Linear holds them, [out, in]."""
     return {name: to_torch(array, transpose=name.startswith("w_")) for name, array in arrays.items()}
+
+
+@torch.no_grad()
+def gradients(drawn: Draw, save: str = "preact", dy: np.ndarray | None = None) -> dict[str, np.ndarray]:
+    """The stages of the backward for ``dy``, or ``upstream(drawn)``, weights' in the canonical layout."""
+    found = functional.gradients(
+        to_torch(upstream(drawn) if dy is None else dy), **operands(drawn.arrays), **drawn.options, save=save
+    )
+    return {n: to_numpy(t.t() if n.startswith("d_w_") else t) for n, t in found.items()}
 
 
 @torch.no_grad()

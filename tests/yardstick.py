@@ -3,10 +3,13 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache
+from typing import Any
 
 import numpy as np
 
-from parity.bounds import Bounds, Profile, StageBound, between
+from parity import stimulus
+from parity.backward import after, evaluate_gradients
+from parity.bounds import Allowance, Bounds, Profile, StageBound, between
 from parity.compare import Comparison, compare
 from parity.contract.activations import ACTIVATIONS
 from parity.contract.plan import Plan
@@ -14,6 +17,7 @@ from parity.contract.problem import Problem
 from parity.contract.tiles import Tiles
 from parity.contract.tolerance import VERDICTS, Arithmetic
 from parity.gpu import find_gpu
+from parity.gradient_bounds import GradientBounds
 from parity.oracle import Oracle, Stages, evaluate
 from parity.pairwise import Row, cover
 from parity.stimulus import generate
@@ -69,6 +73,20 @@ class Draw:
             out |= {f"{stage} alone": compare(found[stage], alone[stage], steps[stage]) for stage in ("h", "y")}
         return out
 
+    def check_gradients(self, found: Stages, save: str) -> None:
+        """Each gradient against the oracle's, and against that of the runner's own previous stages."""
+        dy = upstream(self)
+        whole = evaluate_gradients(self.oracle, dy, save)
+        bounds = GradientBounds(Bounds(self.oracle, self.plan), dy, whole)
+        profile = Profile(fused=True, arithmetic=ARITHMETIC)
+        alone = after(self.oracle, dy, found)
+        own = {stage: between(a, none(a)) for stage, a in bounds.steps(profile, alone).items()}
+        assert whole.keys() == alone.keys() == found.keys() - {"s", "u", "h"}
+        for wanted, allowed in ((whole, bounds.whole(profile)), (alone, own)):
+            for stage, bound in allowed.items():
+                verdict = compare(found[stage], wanted[stage], bound)
+                assert VERDICTS.index(verdict.verdict) <= VERDICTS.index("WITHIN_STAT"), (stage, verdict)
+
     def accepts(self, found: Stages, *, fused: bool = True) -> bool:
         worst = VERDICTS.index("WITHIN_STAT")
         return all(VERDICTS.index(v.verdict) <= worst for v in self.verdicts(found, fused=fused).values())
@@ -78,17 +96,31 @@ class Draw:
         assert self.accepts(found, fused=fused), self.verdicts(found, fused=fused)
 
 
+def none(like: Allowance) -> Allowance:
+    """The allowance of what is exact."""
+    zero = np.zeros(like.det.shape)
+    return Allowance(det=zero, stat=zero, own=zero)
+
+
 def draw(
-    shape: tuple[int, int, int, int], *, biases: str = "", plan: Plan | None = None, kind: str = "normal", **fields
-) -> Draw:
-    """A Draw of Problem(``shape``, ``fields``); ``biases`` are letters of u(p), g(ate), d(own)."""
+    shape: tuple[int, int, int, int], *, biases: str = "", plan: Plan | None = None, kind: str = "normal",
+    judged: bool = True, **fields,
+) -> Draw:  # fmt: skip
+    """A Draw of Problem(``shape``, ``fields``); ``biases`` are letters of u(p), g(ate), d(own). Not ``judged``: without
+    an oracle, which takes long for large layers."""
     m, k, h, n = shape
     problem = Problem(
         m=m, in_features=k, hidden_features=h, out_features=n,
         bias_up="u" in biases, bias_gate="g" in biases, bias_down="d" in biases, **fields,
     )  # fmt: skip
     arrays = generate(problem, kind, seed=m + k + h + n)
-    return Draw(problem=problem, plan=plan or Plan(), arrays=arrays, oracle=evaluate(problem, arrays))
+    oracle: Any = evaluate(problem, arrays) if judged else None
+    return Draw(problem=problem, plan=plan or Plan(), arrays=arrays, oracle=oracle)
+
+
+def upstream(drawn: Draw) -> np.ndarray:
+    """The gradient of y that a backward of ``drawn`` starts from."""
+    return stimulus.upstream(drawn.problem, "normal", drawn.problem.m)
 
 
 @cache

@@ -77,36 +77,43 @@ def tiled_backward(
     w_down: torch.Tensor,
     *,
     w_gate: torch.Tensor | None,
-    saved: Mapping[str, torch.Tensor],
+    saved: dict[str, torch.Tensor],
     needs: Collection[str],
     activation: str,
     precision: str,
+    taps: bool = False,
 ) -> dict[str, torch.Tensor]:
     """The gradients of ``tiled`` for the upstream ``dy`` ``[m, n]``: one launch for the hidden layer's, one for each of
-    the operands that ``needs`` names, as "d_<name>"; also "d_s", "d_u" and "h" where one of these needs them.
+    the operands that ``needs`` names, as "d_<name>"; with ``taps`` also "d_s", "d_u" and "h".
 
-    ``saved``: "s", "u" when gated, and, unless it is to be computed from them, "h"; ``[m, h]`` in x's type.
+    ``saved``: "s", "u" when gated, and, unless it is to be computed from them, "h"; ``[m, h]`` in x's type. It is
+    emptied on the way: what nobody else holds is freed as soon as it has been used.
     """
     of = partial(_product, device, precision)
     sums = partial(_product, device, "ieee", dy.new_ones(1, 1).expand(1, x.shape[0]))
-    found: dict[str, torch.Tensor] = {}
     inner = {"x", "w_up", "w_gate", "b_up", "b_gate"}.intersection(needs)
+    hidden: dict[str, torch.Tensor] = {}
     if inner or ("w_down" in needs and "h" not in saved):
-        found |= _hidden_bwd(device, dy, w_down, saved, activation=activation, precision=precision)
-        found["d_u"] = found.get("d_u", found["d_s"])
+        hidden = _hidden_bwd(device, dy, w_down, saved, activation=activation, precision=precision)
+    if "h" in saved:
+        hidden["h"] = saved["h"]
+    saved.clear()
+    found = dict(hidden) if taps else {}
+    # The hidden layer first: it is as large as any gradient, and not needed after.
+    gradients = {"w_down": of(dy.t(), hidden.pop("h"))} if "w_down" in needs else {}
+    hidden.pop("h", None)
+    d_s = hidden.get("d_s", dy)
+    d_u = hidden.get("d_u", d_s)
     compute = {
-        "x": lambda: of(found["d_u"], w_up, *(() if w_gate is None else (found["d_s"], w_gate))),
-        "w_up": lambda: of(found["d_u"].t(), x),
-        "w_down": lambda: of(dy.t(), found["h"] if "h" in found else saved["h"]),
-        "w_gate": lambda: of(found["d_s"].t(), x),
-        "b_up": lambda: sums(found["d_u"]).view(-1),
-        "b_gate": lambda: sums(found["d_s"]).view(-1),
+        "x": lambda: of(d_u, w_up, *(() if w_gate is None else (d_s, w_gate))),
+        "w_up": lambda: of(d_u.t(), x),
+        "w_gate": lambda: of(d_s.t(), x),
+        "b_up": lambda: sums(d_u).view(-1),
+        "b_gate": lambda: sums(d_s).view(-1),
         "b_down": lambda: sums(dy).view(-1),
     }
-    gradients = {f"d_{name}": gradient() for name, gradient in compute.items() if name in needs}
-    if w_gate is None:
-        found.pop("d_u", None)
-    return found | gradients
+    gradients |= {name: gradient() for name, gradient in compute.items() if name in needs}
+    return found | {f"d_{name}": gradients[name] for name in needs}
 
 
 def _linear(

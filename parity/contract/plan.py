@@ -149,7 +149,10 @@ def _slower(problem: Problem, device: Device, training: bool) -> str | None:
     if device.kind != "gpu":
         return None
     if training:
-        return "training was not yet measured to be faster with the portable kernels"
+        return (
+            "gradients are wanted, and a training step is faster with the vendor's GEMMs than with the portable "
+            "kernels (measured 1.07 to 1.2 times at 4096 and 8192 rows)"
+        )
     if problem.dtype == "float32":
         return (
             "float32 runs without tensor cores, or needs its inputs rounded to tf32 first, and the vendor's GEMM is "
