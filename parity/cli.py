@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
+from json import dumps
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,7 +23,7 @@ from .process import specs
 from .report import check_writable, environment, report, to_json, write_atomically
 from .run import CASE_SECONDS, ERROR, FAILED, Outcome, Where
 from .run import run as run_cases
-from .table import WIDTH, print_table
+from .table import WIDTH, print_table, print_training
 
 DEVICES = ("auto", "cpu", "gpu")
 # So often, at most, the JSON is brought up to date while the run goes on.
@@ -106,6 +107,42 @@ def run(
         )
         raise typer.Exit(130)
     raise typer.Exit(int(any(outcome.status in (FAILED, ERROR) for outcome in outcomes)))
+
+
+@app.command()
+def train(
+    steps: Annotated[int, typer.Option(help="Optimizer steps.", min=1)] = 500,
+    device: Annotated[str, typer.Option(help="auto: the GPU if there is one, else the interpreters (tiny).")] = "auto",
+    seed: Annotated[int, typer.Option(help="Of the batches and the initial parameters.")] = 0,
+    json: Annotated[Path | None, typer.Option(help="Where to write the curves, as JSON.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Where to draw them, as PNG.")] = None,
+    commit: Annotated[str | None, typer.Option(help="The commit, where the working tree has no repository.")] = None,
+    fault: Annotated[str, typer.Option(help="A runner whose learning rate is to be wrong: it must be seen.")] = "",
+) -> None:
+    """Trains one small model in both frameworks, fused and not, from the same bytes; exit code 1 if they disagree."""
+    from .train import RUNNERS, compare
+    from .train import train as train_all
+    from .train_model import config
+
+    if fault not in ("", *RUNNERS):
+        raise typer.BadParameter(f"fault is {fault!r}, must be one of {', '.join(RUNNERS)}")
+    gpu = _gpu(device)
+    name = "gpu" if gpu else "cpu"
+    chosen = config(name, steps, seed)
+    try:
+        result = compare(train_all(name, chosen, fault), chosen)
+    except RuntimeError as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(1) from None
+    result = {"schema": "parity.train/1", "environment": environment(name, gpu, commit)} | result
+    if json:
+        write_atomically(json, dumps(result, indent=1, allow_nan=False) + "\n")
+    if plot:
+        from .train_plot import plot as draw
+
+        draw(result, plot)
+    print_training(result, Console(width=None if Console().is_terminal else WIDTH))
+    raise typer.Exit(int(not result["passed"]))
 
 
 def main() -> None:

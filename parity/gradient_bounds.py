@@ -160,10 +160,11 @@ class GradientBounds:
             return drift
         if problem.precision == "tf32" and not ieee:
             drift = drift.plus(2.0**-9 * total, LAMBDA * 2.0**-10 * root, 2.0**-10 * root)
-        elif problem.dtype != "float32" and length in (1, problem.m):
-            # A product of one row, and a sum of few, may be taken in the dtype itself.
-            u = self.bounds.dtype.unit_roundoff
-            drift = drift.plus(u * total, LAMBDA * u * root, u * root)
+        elif problem.dtype != "float32" and (problem.m == 1 or name.startswith("d_b_")):
+            # XLA takes a product of one row, and a sum over rows, in the dtype itself: a rounding an addition.
+            u, steps = self.bounds.dtype.unit_roundoff, max(1, length)
+            walk = np.sqrt(steps)
+            drift = drift.plus(steps * u * total, LAMBDA * walk * u * root, walk * u * root)
         if name == "d_x" and problem.gated:
             drift = drift.plus(
                 3.0 * self.bounds.dtype.unit_roundoff * total,

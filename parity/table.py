@@ -1,6 +1,7 @@
 """The run as a table for the terminal: one line a case, 100 columns, then what is red in detail."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -23,7 +24,8 @@ COLORS = {"BIT_EQUAL": "green", "WITHIN_STAT": "cyan", "WITHIN_DET": "yellow", "
 STATUS = {PASSED: "[green]ok", FAILED: "[bold red]RED", ERROR: "[bold red]ERROR", SKIPPED: "[dim]skip"}
 DETAILS = 8
 LEGEND = (
-    "jax, torch: jaxfused, torchfused. The worst stage of s, u, h, y: [green]bits[/] all bits equal; "
+    "jax, torch: jaxfused, torchfused. The worst stage of the forward (s, u, h, y) and of the gradients: "
+    "[green]bits[/] all bits equal; "
     "[cyan]stat[/] within the statistical bounds, and the part of them used; "
     "[yellow]det[/] only within the worst-case bound; [bold red]FAIL[/] beyond it; "
     "bytes: they arrived, nothing is computed."
@@ -51,6 +53,26 @@ def print_table(outcomes: Sequence[Outcome], console: Console) -> None:
     for reason, names in _skipped(outcomes).items():
         console.print(f"\n[dim]{len(names)} skipped: {escape(reason)}[/]", highlight=False)
     console.print("\n" + counts(outcomes), highlight=False)
+
+
+def print_training(result: Mapping[str, Any], console: Console) -> None:
+    """What `parity train` found: each run's loss, each pair's distance, the verdict."""
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    for heading in ("run", "first loss", "last loss"):
+        table.add_column(heading, no_wrap=True)
+    for name, run in result["runs"].items():
+        table.add_row(name, f"{run['loss'][0]:.4f}", f"{run['loss'][-1]:.4f}")
+    console.print(table)
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    for heading in ("pair", "loss differs", "parameters differ", "apart at the end", "largest loss difference"):
+        table.add_column(heading, no_wrap=True)
+    for pair in result["pairs"]:
+        first = ("never" if pair[key] is None else f"at step {pair[key]}" for key in ("first_loss", "first_parameters"))
+        apart = pair["drift"][-1]["relative"]
+        table.add_row(f"{pair['a']} ~ {pair['b']}", *first, f"{apart:.2e}", f"{pair['largest_loss_difference']:.2e}")
+    console.print(table)
+    red = f"[bold red]RED[/] {escape('; '.join(result['reasons']))}"
+    console.print("[green]passed[/]" if result["passed"] else red)
 
 
 def print_red(outcome: Outcome, console: Console) -> None:
