@@ -2,10 +2,10 @@
 
 The verdict asks three things. No run goes astray: its losses are finite. Every run learns: the mean loss of the last
 tenth of its steps is below LEARNED times its first loss. And they belong together: training amplifies any difference,
-so that no bound from below can say how far two right runs may drift; but the two unfused runs, one a framework, show how
-far those drift that differ in nothing but rounding. At each snapshot every other pair may be DRIFT times as far apart:
-an unfused MLP rounds that many times where a fused one rounds once (UNFUSED_ROUNDINGS). A wrong gradient, or a wrong
-rate, is seen at the first step, where rounding is thousands of times smaller.
+so that no bound from below can say how far two right runs may drift; but the two unfused runs, one a framework, show
+how far those drift that differ in nothing but rounding. At each snapshot every other pair may be DRIFT times as far
+apart: an unfused MLP rounds that many times where a fused one rounds once (UNFUSED_ROUNDINGS). A wrong gradient, or a
+wrong rate, is seen at the first step, where rounding is thousands of times smaller.
 """
 
 import json

@@ -9,6 +9,8 @@ import time
 
 import numpy as np
 from emulation import MUTANTS, emulate
+from emulation_backward import MUTANTS as BACKWARD
+from emulation_backward import emulate_backward
 
 from parity import protocol
 from parity.rounding import NUMPY_DTYPES
@@ -17,7 +19,8 @@ NAMES = {"jax": ("jaxfused", "xla"), "torch": ("torchfused", "eager")}
 
 
 class Emulated:
-    """``fault``: a mutant of emulation.py (of the fused runner), or one of the accidents below, in a case named so."""
+    """``fault``: a mutant of emulation.py or emulation_backward.py (of the fused runner), or one of the accidents
+    below, in a case named so."""
 
     def __init__(self, framework: str, fault: str, at: str) -> None:
         self.names, self.fault, self.at = NAMES[framework], fault, at
@@ -45,11 +48,11 @@ class Emulated:
     def runners(self):
         return {
             self.names[0]: self._fused,
-            self.names[1]: lambda arrays, problem, plan: emulate(problem, arrays),
+            self.names[1]: lambda request, arrays: _stages(request, arrays, "", "preact"),
         }
 
-    def _fused(self, arrays, problem, plan):
-        fault = self.fault if self.at in ("", problem.activation) else ""
+    def _fused(self, request, arrays):
+        fault = self.fault if self.at in ("", request.problem.activation) else ""
         if fault == "crash":
             print("about to crash", file=sys.stderr, flush=True)
             os.abort()
@@ -59,7 +62,16 @@ class Emulated:
             raise MemoryError("out of memory: 1 EiB")
         if fault == "raise":
             raise ValueError("this runner cannot")
-        return emulate(problem, arrays, fault if fault in MUTANTS else "")
+        return _stages(request, arrays, fault, request.save)
+
+
+def _stages(request, arrays, fault, save):
+    dy = arrays.pop("dy", None)
+    found = emulate(request.problem, arrays, fault if fault in MUTANTS else "")
+    if dy is not None:
+        mutant = fault if fault in BACKWARD else ""
+        found |= emulate_backward(request.problem, arrays | {"dy": dy}, found, save, mutant)
+    return found
 
 
 if __name__ == "__main__":

@@ -7,8 +7,8 @@ from parity.worker_torch import Torch
 
 
 class Mutant(Torch):
-    def _run_fused(self, arrays, problem, plan):
-        return super()._run_fused({name: array for name, array in arrays.items() if name != "b_up"}, problem, plan)
+    def _run_fused(self, request, arrays):
+        return super()._run_fused(request, {name: array for name, array in arrays.items() if name != "b_up"})
 
 
 if __name__ == "__main__":

@@ -13,10 +13,11 @@ from adapter_jax import operands, run
 from jax.test_util import check_grads
 from yardstick import PLANS, draw
 
-from jaxfused import launch, reference
+from jaxfused import functional, launch, reference
 from jaxfused.functional import explain, fused_mlp, stages
 from parity.contract.errors import UnsupportedError
 from parity.contract.plan import LIBRARY, Plan, Strategy
+from parity.contract.problem import Device
 
 pytestmark = pytest.mark.usefixtures("strict_jax")
 
@@ -119,12 +120,8 @@ def test_gradient_of_the_function_itself():
         )  # fmt: skip
 
 
-def test_forced_plan_with_gradients_is_refused():
+def test_library_plan_has_the_references_gradients():
     _, given = sound()
-    with pytest.raises(
-        UnsupportedError, match=r"^plan tiled/portable cannot run here: the fused kernels have no backward"
-    ):
-        jax.grad(lambda held: fused_mlp(**held, plan=Plan()).sum())(given)
     with jax.numpy_rank_promotion("allow"):
         gradient = jax.grad(lambda held: fused_mlp(**held, plan=LIBRARY).sum())(given)
     assert np.asarray(gradient["w_up"]).any()
@@ -259,9 +256,15 @@ def test_nothing_is_cast_in_silence(name, value, message):
         fused_mlp(**arguments)
 
 
-def test_explain_tells_what_runs_under_differentiation():
+def test_explain_tells_what_runs_under_differentiation(monkeypatch):
     arguments = {"x": jnp.ones((3, 8)), "w_up": jnp.ones((8, 16)), "w_down": jnp.ones((16, 4))}
-    assert explain(**arguments).why.endswith("under differentiation the library plan runs in its place")
+    # The interpreter's automatic plan is the fused one, differentiated or not; a GPU's may be another.
+    assert "under differentiation" not in explain(**arguments).why
+    gpu = Device(kind="gpu", name="NVIDIA H200", sm_count=132, smem_bytes=232448, capability=(9, 0), library="xla")
+    monkeypatch.setattr(functional, "device_of", lambda x: gpu)
+    told = explain(**{name: a.astype(jnp.bfloat16) for name, a in arguments.items()})
+    assert told.plan.strategy == "tiled"
+    assert "; under differentiation library runs: gradients are wanted" in told.why
     assert explain(**arguments, plan=LIBRARY).why == "forced by the caller"
 
 

@@ -1,5 +1,6 @@
 """fused_mlp in torch: layouts, gradients, explain, and errors before any launch."""
 
+import functools
 import os
 import re
 import subprocess
@@ -11,8 +12,9 @@ import torch
 from adapter_torch import DEVICE, operands, run, to_numpy
 from yardstick import PLANS, draw
 
+from parity.contract import explanation
 from parity.contract.errors import UnsupportedError
-from parity.contract.plan import LIBRARY, Plan, Strategy
+from parity.contract.plan import LIBRARY, Plan
 from parity.contract.problem import Device
 from parity.contract.tiles import Tiles, stage_bytes
 from torchfused import functional, launch, reference
@@ -96,19 +98,18 @@ NAMES = ("x", "w_up", "w_down", "w_gate", "b_up", "b_gate", "b_down")
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_gradients_are_the_references(name):
+def test_library_gradients_are_the_references(name):
     _, given = sound()
     given[name].requires_grad_()
-    options = {"activation": "silu"}
-    y = fused_mlp(**given, **options)
+    y = fused_mlp(**given, activation="silu", plan=LIBRARY)
     upstream = torch.randn(y.shape, device=DEVICE, generator=torch.Generator(DEVICE).manual_seed(0))
     (found,) = torch.autograd.grad(y, given[name], upstream)
-    want = torch.autograd.grad(reference.mlp(**given, **options), given[name], upstream)[0]
+    want = torch.autograd.grad(reference.mlp(**given, activation="silu"), given[name], upstream)[0]
     assert torch.equal(found, want)
     assert found.any()
-    told = explain(**given, **options)
-    assert told.plan == LIBRARY
-    assert told.why.startswith("an operand requires grad, carries a tangent or is under a torch.func transform")
+    listed = functional.gradients(upstream, **given, activation="silu", plan=LIBRARY)
+    assert listed.keys() == {f"d_{name}" for name in NAMES}
+    assert torch.equal(listed[f"d_{name}"], want)
 
 
 def test_gradient_of_the_function_itself():
@@ -122,16 +123,51 @@ def test_gradient_of_the_function_itself():
     assert torch.autograd.gradcheck(mlp, tuple(wide.values()), fast_mode=True)
 
 
-def test_forced_plan_with_gradients_is_refused():
+def test_forced_plan_trains():
     _, given = sound()
     given["b_up"].requires_grad_()
-    for ask in (fused_mlp, stages, explain):
-        with pytest.raises(UnsupportedError, match=r"^plan tiled/portable cannot run here: an operand requires grad,"):
-            ask(**given, plan=Plan())
-        with torch.no_grad():
-            ask(**given, plan=Plan())
+    y = fused_mlp(**given, plan=PLANS["small"])
+    assert y.requires_grad
+    told = explain(**given, plan=PLANS["small"])
+    assert (told.plan, told.why) == (PLANS["small"], "forced by the caller")
+    with torch.no_grad():
+        quiet = fused_mlp(**given, plan=PLANS["small"])
+        assert not quiet.requires_grad
     with torch.inference_mode():
-        assert explain(**given, plan=Plan()).plan.strategy is Strategy.TILED
+        assert torch.equal(fused_mlp(**given, plan=PLANS["small"]), quiet)
+    assert torch.equal(y, quiet)
+    assert torch.autograd.grad(y.sum(), given["b_up"])[0].any()
+
+
+def test_explain_asks_for_training_where_a_gradient_will_be_wanted(monkeypatch):
+    _, given = sound()
+    asked = []
+    choose = explanation.choose
+    monkeypatch.setattr(explanation, "choose", lambda *a, training: asked.append(training) or choose(*a))
+    explain(**given)
+    given["w_gate"].requires_grad_()
+    explain(**given)
+    with torch.no_grad():
+        explain(**given)
+    assert asked == [False, True, False]
+
+
+# torch itself, the first time that a tangent is made.
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
+@pytest.mark.parametrize("ask", [fused_mlp, explain])
+def test_forced_plan_with_a_tangent_is_refused(ask):
+    _, given = sound()
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(given["x"], torch.ones_like(given["x"]))
+        with pytest.raises(UnsupportedError, match=r"^plan tiled/portable cannot run here: an operand carries a tang"):
+            ask(**given | {"x": dual}, plan=Plan())
+
+
+@pytest.mark.parametrize("ask", [fused_mlp, explain, functools.partial(functional.gradients, torch.zeros(12, 13))])
+def test_unknown_save_is_refused(ask):
+    _, given = sound()
+    with pytest.raises(ValueError, match=r"^save is 'all', must be one of preact, hidden, recompute"):
+        ask(**given, save="all")
 
 
 def test_library_plan_is_the_reference():

@@ -7,7 +7,7 @@ from torch import nn
 from yardstick import draw
 
 from parity.contract.errors import UnsupportedError
-from parity.contract.plan import LIBRARY
+from parity.contract.tolerance import chain_bound
 from torchfused import FusedMLP, fused_mlp, reference
 
 pytestmark = pytest.mark.usefixtures("poisoned")
@@ -92,8 +92,12 @@ def test_every_parameter_gets_the_references_gradient():
     ).square().sum().backward()
     want = {name: p.grad for name, p in module.named_parameters()} | {"x": x.grad}
     assert found.keys() == want.keys()
-    assert all(torch.equal(found[name], want[name]) and want[name].any() for name in want)
-    assert module.explain(x).plan == LIBRARY
+    # Both are float32; no inner length is longer than the largest side and the rows, and three GEMMs follow each other.
+    allowed = 3 * chain_bound(max(max(p.shape) for p in module.parameters()) + len(x), "ieee").stat
+    for name, gradient in want.items():
+        assert gradient.any()
+        assert (found[name] - gradient).norm() <= allowed * gradient.norm(), name
+    assert module.explain(x).plan.strategy == ("tiled" if DEVICE == "cpu" else "library")
 
 
 def test_repr_says_what_it_is():

@@ -57,7 +57,7 @@ def test_run_writes_table_json_and_junit(tmp_path):
     pytest.importorskip("torch")
     one, two = tmp_path / "run.json", tmp_path / "run.xml"
     patterns = (
-        "silu-gated-fp16-33x47x65x29",
+        "silu-gated-fp16-33x47x65x29-hidden",
         "identity-d-fp16-17x65x33x17-special",
         "silu-gated-bf16-33x47x65x29",
     )
@@ -70,7 +70,7 @@ def test_run_writes_table_json_and_junit(tmp_path):
     content = json.loads(one.read_text())
     assert content["summary"] == {"passed": 2, "failed": 0, "errors": 0, "skipped": 1, "planned": 3}
     assert content["environment"]["gpu"] is None
-    assert len(content["cases"][0]["pairs"]) == 16 * 4
+    assert len(content["cases"][0]["pairs"]) == 16 * 4 + 12 * 4 + 5 * 2
     assert ElementTree.parse(two).getroot().get("tests") == "3"
 
 

@@ -1,4 +1,4 @@
-"""`parity train`: the command from end to end in the interpreters, a fault that must be seen, and the verdict's logic."""
+"""`parity train`: the command from end to end in the interpreters, a fault that must be seen, the verdict's logic."""
 
 import json
 from dataclasses import replace

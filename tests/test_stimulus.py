@@ -38,7 +38,7 @@ def test_a_bias_more_changes_no_other_array():
 
 def test_stages_are_of_order_one():
     case = build("identity", (64, 300, 200, 100), biases="ud")
-    oracle = prepare(case, stimulus.generate(case.problem, "normal", 1))
+    oracle = prepare(case, stimulus.generate(case.problem, "normal", 1)).oracle
     assert all(0.8 < float(np.std(oracle.rounded[stage])) < 1.25 for stage in ("s", "h", "y"))
 
 
@@ -75,7 +75,7 @@ def test_special_holds_what_a_copy_could_lose(dtype):
 def test_integer_cases_are_exact(case):
     arrays = stimulus.generate(case.problem, "integer", case.seed)
     assert all(set(np.unique(array.astype(float))) <= {-1.0, 0.0, 1.0} for array in arrays.values())
-    oracle = prepare(case, arrays)
+    oracle = prepare(case, arrays).oracle
     assert all((oracle.pure[stage] == oracle.rounded[stage]).all() for stage in oracle.pure)
     assert all(np.unique(oracle.rounded[stage]).size > 2 for stage in ("s", "y"))
 
