@@ -15,14 +15,15 @@ EXPONENTIALS = {"gelu", "gelu_tanh", "quick_gelu", "silu", "sigmoid", "tanh"}
 KERNELS = {"linear_fwd_kernel", "hidden_bwd_kernel", "product_bwd_kernel"}
 # The sums over rows of float32 are IEEE whatever the precision: these tiles are theirs alone.
 BIAS_SUMS = {"16x64x16"}
-# Rows of 4095 numbers, which no wide load fits; slices with steps everywhere; a register short on Ampere.
+# Rows of 4095 numbers, which no wide load fits; slices with steps everywhere; a register or two short in float32.
 SPILLS = {
     *((arch, "strided", "linear_fwd_kernel") for arch in (80, 86, 90, 100)),
     *((arch, "bfloat16-ieee-1-plain", "linear_fwd_kernel") for arch in (90, 100)),
     (80, "bfloat16-ieee-512-plain", "linear_fwd_kernel"),
     (90, "bfloat16-ieee-512-plain", "product_bwd_kernel"),
-    (80, "float32-ieee-64-gated", "linear_fwd_kernel"),
-    (80, "float32-ieee-512-gated", "linear_fwd_kernel"),
+    *((80, f"float32-ieee-{m}-{form}", "linear_fwd_kernel") for m in (64, 512) for form in ("plain", "gated")),
+    (100, "float32-ieee-512-gated", "product_bwd_kernel"),
+    (100, "float32-tf32-512-plain", "hidden_bwd_kernel"),
 }
 
 

@@ -152,8 +152,11 @@ def test_explain_asks_for_training_where_a_gradient_will_be_wanted(monkeypatch):
     assert asked == [False, True, False]
 
 
-# torch itself, the first time that a tangent is made.
-@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
+# torch's own forward-mode rules are scripted.
+SCRIPTED = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
+
+
+@SCRIPTED
 @pytest.mark.parametrize("ask", [fused_mlp, explain])
 def test_forced_plan_with_a_tangent_is_refused(ask):
     _, given = sound()
@@ -281,8 +284,7 @@ def test_explain_tells_what_runs(monkeypatch):
     assert "fused MLP [12, 21] -> 34 -> 13, gated silu, float32 (ieee)" in str(told)
 
 
-# torch's own forward-mode rules are scripted.
-@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
+@SCRIPTED
 def test_tangents_and_transforms_are_not_dropped():
     x, w_up, w_down = torch.randn(3, 8), torch.randn(16, 8), torch.randn(4, 16)
     tangent = torch.randn(3, 8)

@@ -7,8 +7,9 @@ from torch import nn
 from yardstick import draw
 
 from parity.contract.errors import UnsupportedError
-from parity.contract.tolerance import chain_bound
-from torchfused import FusedMLP, fused_mlp, reference
+from parity.contract.saved import SAVES
+from torchfused import FusedMLP, fused_mlp
+from torchfused.functional import gradients
 
 pytestmark = pytest.mark.usefixtures("poisoned")
 
@@ -79,30 +80,36 @@ def test_dtype_follows():
     assert y.isfinite().all()
 
 
-def test_every_parameter_gets_the_references_gradient():
-    module, x, _ = loaded(gated=True, activation="silu")
-    x.requires_grad_()
-    module(x).square().sum().backward()
-    found = {name: p.grad.clone() for name, p in module.named_parameters()} | {"x": x.grad.clone()}
-    module.zero_grad()
-    x.grad = None
-    w, b = (lambda c: getattr(module, f"{c}_proj").weight), (lambda c: getattr(module, f"{c}_proj").bias)
-    reference.mlp(
-        x, w("up"), w("down"), w_gate=w("gate"), b_up=b("up"), b_gate=b("gate"), b_down=b("down"), activation="silu"
-    ).square().sum().backward()
-    want = {name: p.grad for name, p in module.named_parameters()} | {"x": x.grad}
-    assert found.keys() == want.keys()
-    # Both are float32; no inner length is longer than the largest side and the rows, and three GEMMs follow each other.
-    allowed = 3 * chain_bound(max(max(p.shape) for p in module.parameters()) + len(x), "ieee").stat
-    for name, gradient in want.items():
-        assert gradient.any()
-        assert (found[name] - gradient).norm() <= allowed * gradient.norm(), name
-    assert module.explain(x).plan.strategy == ("tiled" if DEVICE == "cpu" else "library")
+@pytest.mark.parametrize("gated", [False, True])
+@pytest.mark.parametrize("save", SAVES)
+def test_every_parameter_gets_its_gradient(gated, save):
+    """The functional's, bit for bit, under its own name: names that are mixed up, or one left out, are seen."""
+    module, x, _ = loaded(gated=gated, activation="silu")
+    module.save = save
+    y = module(x.requires_grad_())
+    dy = torch.randn(y.shape, device=DEVICE, generator=torch.Generator(DEVICE).manual_seed(0))
+    y.backward(dy)
+    arguments = module._arguments()
+    assert arguments["save"] == save
+    plan = module.explain(x).plan
+    want = gradients(dy, x.detach(), **arguments, plan=plan)
+    held = {name: t for name, t in arguments.items() if torch.is_tensor(t)} | {"x": x}
+    assert {f"d_{name}" for name in held} == {name for name in want if name[2:] in held}
+    assert len(held) == len(list(module.parameters())) + 1
+    for name, parameter in held.items():
+        assert torch.equal(parameter.grad, want[f"d_{name}"]), name
+        assert parameter.grad.any(), name
+
+
+def test_what_is_saved_is_asked_for_by_name():
+    assert FusedMLP(6, 10).save == "preact"
+    with pytest.raises(ValueError, match=r"^save is 'inputs', must be one of preact, hidden, recompute"):
+        FusedMLP(6, 10, save="inputs")
 
 
 def test_repr_says_what_it_is():
-    text = repr(FusedMLP(6, 10, activation="silu", gated=True, precision="tf32"))
-    assert "activation='silu', gated=True, precision='tf32'" in text
+    text = repr(FusedMLP(6, 10, activation="silu", gated=True, precision="tf32", save="hidden"))
+    assert "activation='silu', gated=True, precision='tf32', save='hidden'" in text
     assert "(gate_proj): Linear(in_features=6, out_features=10, bias=True)" in text
 
 

@@ -4,8 +4,8 @@ Both twins spell each function with the same float32 steps: every product is rou
 contraction), ``exp2`` is the hardware's (``ex2.approx``), ``/`` is the hardware's full-range division
 (``div.full``). All constants stand here; a twin rounds them to float32 and adds none of its own.
 
-To add one: a row here, a function of the same name and its derivative in ``activations.py`` and what the framework offers
-in ``reference.py`` of ``jaxfused`` and ``torchfused``, and the float64 formulas in ``parity/oracle.py`` and
+To add one: a row here, a function of the same name and its derivative in ``activations.py`` and what the framework
+offers in ``reference.py`` of ``jaxfused`` and ``torchfused``, and the float64 formulas in ``parity/oracle.py`` and
 ``parity/backward.py``.
 """
 
