@@ -13,6 +13,8 @@ from parity.contract.activations import ACTIVATIONS
 from parity.contract.dtypes import DTYPES
 from parity.contract.plan import Plan, choose
 from parity.contract.problem import Device, Problem
+from parity.contract.saved import saved_names
+from parity.contract.tiles import tiles_for
 
 pytestmark = pytest.mark.usefixtures("strict_jax")
 
@@ -24,14 +26,32 @@ SHORT = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}
 
 
 def kernels(problem: Problem, device: Device, *, split_k: int = 1, taps: bool = False) -> list[dict]:
-    """The Triton custom calls of one MLP in order: their IR and their schedule."""
+    """The kernels of one MLP, forward."""
     plan = choose(problem, device, Plan(split_k=split_k)).plan
+    options = {"activation": problem.activation, "precision": problem.precision, "taps": "float32" if taps else None}
+    return lowered(lambda given: launch.tiled(plan, device, **given, **options), device, operands(problem))
 
+
+def backward(problem: Problem, device: Device, needs: tuple[str, ...], save: str = "preact") -> list[dict]:
+    """Those of its gradients ``needs``, from what is kept by ``save``."""
+    given = {name: a for name, a in operands(problem).items() if name in ("x", "w_up", "w_down", "w_gate")}
+    hidden = jax.ShapeDtypeStruct((problem.m, problem.hidden_features), problem.dtype)
+    given["saved"] = dict.fromkeys(saved_names(save, problem.gated), hidden)
+    dy = jax.ShapeDtypeStruct((problem.m, problem.out_features), problem.dtype)
+    options = {"activation": problem.activation, "precision": problem.precision, "needs": needs}
+
+    def run(given):
+        return launch.tiled_backward(device, **given, **options)
+
+    return lowered(run, device, {"dy": dy} | given)
+
+
+def operands(problem: Problem) -> dict:
     def held(*shape):
         return jax.ShapeDtypeStruct(shape, problem.dtype)
 
     m, k, h, n = problem.m, problem.in_features, problem.hidden_features, problem.out_features
-    operands = {
+    return {
         "x": held(m, k),
         "w_up": held(k, h),
         "w_down": held(h, n),
@@ -41,17 +61,12 @@ def kernels(problem: Problem, device: Device, *, split_k: int = 1, taps: bool = 
         "b_down": held(n) if problem.bias_down else None,
     }
 
-    def run(operands):
-        options = {
-            "activation": problem.activation,
-            "precision": problem.precision,
-            "taps": "float32" if taps else None,
-        }
-        return launch.tiled(plan, device, **operands, **options)
 
+def lowered(run, device: Device, given: dict) -> list[dict]:
+    """The Triton custom calls of ``run(given)`` in order: their IR and their schedule."""
     gpu = jax.sharding.AbstractDevice(device_kind=device.name, platform="gpu", num_cores=device.sm_count)
     with jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((), (), abstract_device=gpu)):
-        module = jax.jit(run).trace(operands).lower(lowering_platforms=("cuda",)).compiler_ir()
+        module = jax.jit(run).trace(given).lower(lowering_platforms=("cuda",)).compiler_ir()
     found = []
     context = mlir.make_ir_context()
     dialect.register_dialect(context)
@@ -141,3 +156,60 @@ def test_float32_dot_is_not_left_to_a_default():
         for kernel in kernels(problem, DEVICES["H200"]):
             assert count("tt.dot", kernel) == 1
             assert count("inputPrecision = (tf32|bf16)", kernel) == 0
+
+
+# "recompute" hands the backward what "hidden" does.
+@pytest.mark.parametrize("save", ["preact", "hidden"])
+@pytest.mark.parametrize("gated", [False, True])
+@pytest.mark.parametrize(("dtype", "precision"), [("float32", "ieee"), ("float32", "tf32"), ("bfloat16", "ieee")])
+def test_a_product_for_each_gradient(dtype, precision, gated, save):
+    device = DEVICES["H200"]
+    m, k, h, n = 257, 70, 300, 19
+    problem = Problem(
+        m=m, in_features=k, hidden_features=h, out_features=n, gated=gated, dtype=dtype, precision=precision,
+        activation="gelu",
+    )  # fmt: skip
+    gate = ("w_gate", "b_gate") if gated else ()
+    found = backward(problem, device, ("x", "w_up", "w_down", "b_up", "b_down", *gate), save)
+    # [rows, inner] [inner, outer], the products added up, what is stored, the bits of tf32; in launch.py's order.
+    stored = 1 + gated + (save == "preact")
+    want = [(m, n, h, 1, stored, precision), (h, m, n, 1, 1, precision), (m, h, k, 1 + gated, 1, precision)]
+    want += [(k, m, h, 1, 1, precision)] * (1 + gated)
+    want += [(1, m, h, 1, 1, "ieee")] * (1 + gated) + [(1, m, n, 1, 1, "ieee")]
+    assert len(found) == len(want)
+    for kernel, (rows, inner, outer, products, stores, bits) in zip(found, want, strict=True):
+        tiles = tiles_for(device, dtype, bits, rows, inner, outer)
+        dots = re.findall(r"tt\.dot [^\n]*", kernel["ir"])
+        shape = f"tensor<{tiles.m}x{tiles.k}x{SHORT[dtype]}> * tensor<{tiles.k}x{tiles.n}x{SHORT[dtype]}>"
+        assert len(dots) == products
+        assert all(dot.endswith(f"{shape} -> tensor<{tiles.m}x{tiles.n}xf32>") for dot in dots)
+        assert all(("inputPrecision = tf32" in dot) == (bits == "tf32") for dot in dots)
+        # One chain a product, whatever split_k the forward had.
+        assert count(r"scf\.for", kernel) == products
+        parts = max(1, tiles.n // launch._COLUMNS) if kernel is found[0] else 1
+        written = re.findall(r"tt\.store [^\n]*", kernel["ir"])
+        assert len(written) == parts * stores
+        # Each is rounded where it is stored.
+        assert all(("f32" in store) == (dtype == "float32") for store in written)
+        assert count(r"math\.fma|llvm\.fma", kernel) == 0
+        assert kernel["grid_x"] == -(-rows // tiles.m) * -(-outer // tiles.n)
+
+
+@pytest.mark.parametrize("needs", ["x", "w_up", "w_down", "b_up", "b_down"])
+def test_what_is_not_wanted_is_not_lowered(needs):
+    problem = Problem(m=33, in_features=64, hidden_features=64, out_features=64, dtype="bfloat16")
+    for save, spared in (("preact", ("b_down",)), ("hidden", ("b_down", "w_down"))):
+        assert len(backward(problem, DEVICES["H200"], (needs,), save)) == 1 + (needs not in spared), save
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_derivative_is_spelled_in_hardware_steps(name):
+    problem = Problem(m=33, in_features=64, hidden_features=64, out_features=64, activation=name, dtype="bfloat16")
+    (hidden, product) = backward(problem, DEVICES["H200"], ("b_up",), "hidden")
+    smooth = name in ("gelu", "gelu_tanh", "quick_gelu", "silu", "sigmoid", "tanh")
+    parts = tiles_for(DEVICES["H200"], "bfloat16", "ieee", 33, 64, 64).n // launch._COLUMNS
+    assert count("exp2", hidden) == parts * smooth
+    assert count(r"arith\.divf", hidden) == parts * smooth
+    assert count(r"__nv_(?!exp2f|fabsf)", hidden) == 0
+    assert count(r"math\.fma|llvm\.fma", hidden) == 0
+    assert count(r"exp2|arith\.divf", product) == 0

@@ -99,13 +99,17 @@ class Plan:
 
 LIBRARY = Plan(strategy=Strategy.LIBRARY)
 
-# Where the portable kernels beat the library in bf16 on an H200 (bench/results/h200/2026-11-23.json): in narrow layers,
-# 1.1 to 1.6 times at 2^18 rows; and in few rows, bound by reading the weights, 0.94 (wide_16384) to 1.2 times against
-# torch where the K loops need no mask, 1.2 to 1.7 times against XLA where the layer is small.
+# Where the portable kernels beat the library in bf16 on an H200 (bench/results/h200/): in narrow layers, 1.1 to 1.6 times
+# at 2^18 rows; and in few rows, bound by reading the weights. Against torch to 16 rows, 0.94 (wide_16384, one row) to
+# 1.2 times, where the K loops need no mask; against XLA where the layer is small, 1.2 to 1.7 times at one row, or where
+# it is large and XLA's own tiles are no longer those of few rows, 1.07 to 1.15 times at 64.
 NARROW = 128
+ONE_ROW = 4
 FEW_ROWS = 16
+MIDDLE_ROWS = 64
 EVEN_K = 256
 SMALL_BYTES = 24e6
+LARGE_BYTES = 64e6
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -160,10 +164,18 @@ def _slower(problem: Problem, device: Device, training: bool) -> str | None:
         )
     if max(problem.in_features, problem.hidden_features, problem.out_features) <= NARROW:
         return None
+    middle = device.library == "xla" and FEW_ROWS < problem.m <= MIDDLE_ROWS
+    if middle and problem.weight_bytes > LARGE_BYTES:
+        return None
     if problem.m > FEW_ROWS:
         return (
             f"{problem.m} rows are bound by arithmetic, where the vendor's GEMM is faster than the portable kernels "
             f"(measured up to 1.4 times); up to {FEW_ROWS} rows the fused kernels may run"
+        )
+    if problem.m > ONE_ROW and problem.weight_bytes <= SMALL_BYTES:
+        return (
+            f"{problem.weight_bytes:,} bytes of weights leave too few programs to read them at {problem.m} rows, where "
+            f"the library sums K in several chains (measured 1.1 to 1.3 times at 16 rows)"
         )
     if device.library == "xla" and problem.weight_bytes > SMALL_BYTES:
         return (
