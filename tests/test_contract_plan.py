@@ -8,7 +8,7 @@ import pytest
 
 from parity.contract.dtypes import DTYPES
 from parity.contract.errors import UnsupportedError
-from parity.contract.plan import FEW_ROWS, LIBRARY, Plan, Strategy, choose, complete, limitation
+from parity.contract.plan import LIBRARY, Plan, Strategy, choose, complete, limitation
 from parity.contract.problem import Device, Problem
 from parity.contract.tiles import Tiles, stage_bytes
 
@@ -91,18 +91,21 @@ def test_choices_and_their_reasons():
     assert choose(problem(), CPU).plan == LIBRARY
     assert choose(problem(), T4).plan == LIBRARY
     assert "compute capability 8.0, Tesla T4 has 7.5" in choose(problem(), T4).why
-    assert choose(problem(FEW_ROWS, dtype="bfloat16"), H200).plan.strategy is Strategy.TILED
-    assert choose(problem(FEW_ROWS + 1, dtype="bfloat16"), H200).plan == LIBRARY
-    assert choose(problem(FEW_ROWS + 1, dtype="bfloat16"), H200).why.startswith("17 rows are bound by arithmetic")
+    large = {"dtype": "bfloat16", "in_features": 4096, "hidden_features": 4096, "out_features": 4096}
+    xla = replace(H200, library="xla")
+    assert choose(problem(16, **large), H200).plan.strategy is Strategy.TILED
+    assert choose(problem(16, **large), xla).plan == LIBRARY
+    assert choose(problem(17, **large), H200).plan == LIBRARY
+    assert choose(problem(17, **large), xla).plan.strategy is Strategy.TILED
+    assert choose(problem(17, **large), H200).why.endswith("this one has 17 rows and 67.1 MB of weights")
+    assert choose(problem(1, dtype="bfloat16"), xla).plan.strategy is Strategy.TILED
+    assert choose(problem(2, dtype="bfloat16"), xla).plan == LIBRARY
     assert choose(problem(1, dtype="bfloat16", in_features=1600), H200).plan == LIBRARY
     narrow = problem(1 << 18, dtype="bfloat16", in_features=64, hidden_features=128, out_features=64)
     assert choose(narrow, H200).plan.strategy is Strategy.TILED
-    large = {"dtype": "bfloat16", "in_features": 4096, "hidden_features": 4096}
-    assert choose(problem(1, **large), H200).plan.strategy is Strategy.TILED
-    assert choose(problem(1, **large), replace(H200, library="xla")).plan == LIBRARY
-    assert choose(problem(1, dtype="bfloat16"), replace(H200, library="xla")).plan.strategy is Strategy.TILED
     assert choose(problem(1), H200).plan == LIBRARY
     assert choose(problem(1), H200).why.startswith("float32 runs without tensor cores")
+    assert choose(problem(1, **large), H200, training=True).why.startswith("gradients are wanted")
     assert choose(problem(4096), INTERPRETER).plan.strategy is Strategy.TILED
     forced = choose(problem(4096), H200, Plan(split_k=2))
     assert (forced.plan.strategy, forced.plan.split_k, forced.why) == (Strategy.TILED, (2, 2), "forced by the caller")

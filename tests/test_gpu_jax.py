@@ -92,9 +92,9 @@ def test_offsets_past_two_to_the_31():
 
 
 def test_automatic_plan_is_right_on_both_sides_of_its_threshold():
-    for m in (16, 17):
+    for m in (1, 2):
         drawn = draw((m, 264, 392, 136), activation="gelu", dtype="bfloat16", biases="ud")
         with jax.numpy_rank_promotion("allow"):
             y = np.asarray(fused_mlp(**operands(drawn.arrays), activation="gelu"))
-        drawn.check({"y": y}, fused=m == 16)
+        drawn.check({"y": y}, fused=m == 1)
         assert np.isfinite(y.astype(np.float32)).all()

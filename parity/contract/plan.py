@@ -10,6 +10,7 @@ from enum import StrEnum
 from functools import lru_cache, partial
 
 from .errors import UnsupportedError
+from .measured import FASTER
 from .problem import Device, Problem
 from .tiles import CHAIN_TILE, DEEPEST, Tiles, stage_bytes, tiles_for
 
@@ -79,11 +80,13 @@ class Plan:
         assert isinstance(self.split_k, tuple)
         return Gemm(tiles=self.up, split_k=self.split_k[0]), Gemm(tiles=self.down, split_k=self.split_k[1])
 
+    @lru_cache(maxsize=4096)  # noqa: B019 (a plan is a small value, and a call asks for its text each time)
     def to_json(self) -> str:
         """The plan as text, for those who can only hand on text; ``from_json`` reads it."""
         return json.dumps(asdict(self))
 
     @classmethod
+    @lru_cache(maxsize=4096)
     def from_json(cls, text: str) -> "Plan":
         fields = json.loads(text)
         for name in ("up", "down"):
@@ -98,18 +101,6 @@ class Plan:
 
 
 LIBRARY = Plan(strategy=Strategy.LIBRARY)
-
-# Where the portable kernels beat the library in bf16 on an H200 (bench/results/h200/): in narrow layers, 1.1 to 1.6 times
-# at 2^18 rows; and in few rows, bound by reading the weights. Against torch to 16 rows, 0.94 (wide_16384, one row) to
-# 1.2 times, where the K loops need no mask; against XLA where the layer is small, 1.2 to 1.7 times at one row, or where
-# it is large and XLA's own tiles are no longer those of few rows, 1.07 to 1.15 times at 64.
-NARROW = 128
-ONE_ROW = 4
-FEW_ROWS = 16
-MIDDLE_ROWS = 64
-EVEN_K = 256
-SMALL_BYTES = 24e6
-LARGE_BYTES = 64e6
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -162,32 +153,14 @@ def _slower(problem: Problem, device: Device, training: bool) -> str | None:
             "float32 runs without tensor cores, or needs its inputs rounded to tf32 first, and the vendor's GEMM is "
             "faster there (measured 1.4 to 8.3 times at one row in IEEE float32)"
         )
-    if max(problem.in_features, problem.hidden_features, problem.out_features) <= NARROW:
+    regions = FASTER[device.library]
+    if any(region.holds(problem) for region in regions):
         return None
-    middle = device.library == "xla" and FEW_ROWS < problem.m <= MIDDLE_ROWS
-    if middle and problem.weight_bytes > LARGE_BYTES:
-        return None
-    if problem.m > FEW_ROWS:
-        return (
-            f"{problem.m} rows are bound by arithmetic, where the vendor's GEMM is faster than the portable kernels "
-            f"(measured up to 1.4 times); up to {FEW_ROWS} rows the fused kernels may run"
-        )
-    if problem.m > ONE_ROW and problem.weight_bytes <= SMALL_BYTES:
-        return (
-            f"{problem.weight_bytes:,} bytes of weights leave too few programs to read them at {problem.m} rows, where "
-            f"the library sums K in several chains (measured 1.1 to 1.3 times at 16 rows)"
-        )
-    if device.library == "xla" and problem.weight_bytes > SMALL_BYTES:
-        return (
-            f"XLA reads {problem.weight_bytes:,} bytes of weights in less time than the portable kernels (measured 1.0 "
-            f"to 1.2 times above {SMALL_BYTES / 1e6:.0f} MB)"
-        )
-    if device.library == "torch" and (problem.in_features % EVEN_K or problem.hidden_features % EVEN_K):
-        return (
-            f"in_features {problem.in_features} and hidden_features {problem.hidden_features} are not both multiples "
-            f"of {EVEN_K}, and the portable kernels' masked loop over K is slower than the library (measured 1.7 times)"
-        )
-    return None
+    return (
+        f"16-bit problems run on the library, except where the portable kernels were measured to be faster: "
+        f"{'; '.join(map(str, regions))}; this one has {problem.m} rows and {problem.weight_bytes / 1e6:.1f} MB of "
+        "weights"
+    )
 
 
 def limitation(problem: Problem, device: Device, plan: Plan) -> str | None:
