@@ -47,7 +47,7 @@ def test_the_automatic_plan_loses_little(framework):
     assert sum(losses.values()) / len(losses) < 1.005
 
 
-ALL = {"rows": (1, 16), "megabytes": (1, 2), "widest": 1024, "longest": 768, "multiple": 256, "gated": True}
+ALL = {"rows": (1, 16), "megabytes": (1, 3), "widest": 1024, "longest": 768, "multiple": 256, "gated": True}
 FITS = {"m": 16, "in_features": 256, "hidden_features": 768, "out_features": 1024, "gated": True, "dtype": "bfloat16"}
 
 
@@ -73,7 +73,7 @@ def test_a_region_ends_at_each_of_its_limits(limits, outside):
 
 def test_a_region_says_its_limits():
     assert str(Region(**ALL, gain="1 to 2")) == (
-        "gated, 1 to 16 rows, 1 to 2 MB of weights, no width above 1024, no sum longer than 768, sums in multiples of "
+        "gated, 1 to 16 rows, 1 to 3 MB of weights, no width above 1024, no sum longer than 768, sums in multiples of "
         "256 (1 to 2 times)"
     )
     assert str(Region(rows=(0, 8), megabytes=(3, inf), gain="2")) == "at most 8 rows, 3 MB of weights or more (2 times)"
