@@ -1,4 +1,5 @@
-"""The command line: ``python -m parity run`` and ``list``. Exit code 0: nothing is red; 1: something is; 2: misuse."""
+"""The command line: ``python -m parity run``, ``list``, ``train`` and ``order``. Exit code 0: nothing is red; 1:
+something is; 2: misuse."""
 
 import bisect
 import os
@@ -16,14 +17,15 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from .cases import SUITES, Case, known
+from .contract.plan import Plan
 from .contract.problem import Device
 from .gpu import Gpu, find_gpu
 from .junit import to_junit
-from .process import specs
+from .process import WorkerError, specs
 from .report import check_writable, environment, report, to_json, write_atomically
 from .run import CASE_SECONDS, ERROR, FAILED, Outcome, Where
 from .run import run as run_cases
-from .table import WIDTH, print_table, print_training
+from .table import WIDTH, print_orders, print_table, print_training
 
 DEVICES = ("auto", "cpu", "gpu")
 # So often, at most, the JSON is brought up to date while the run goes on.
@@ -143,6 +145,49 @@ def train(
         draw(result, plot)
     print_training(result, Console(width=None if Console().is_terminal else WIDTH))
     raise typer.Exit(int(not result["passed"]))
+
+
+@app.command()
+def order(
+    k: Annotated[int, typer.Option(help="Summands of each GEMM.", min=1)] = 128,
+    m: Annotated[int, typer.Option(help="Rows: how many there are may decide the order.", min=1)] = 64,
+    dtype: Annotated[str, typer.Option(help="float32, float16 or bfloat16.")] = "float32",
+    precision: Annotated[str, typer.Option(help="ieee or, for float32, tf32.")] = "ieee",
+    split: Annotated[int, typer.Option(help="The fused runners' accumulator chains.", min=1)] = 1,
+    runner: Annotated[list[str] | None, typer.Option(help="Only this one of the runners.")] = None,
+    device: Annotated[str, typer.Option(help="auto: the GPU if there is one, else the interpreters.")] = "auto",
+    json: Annotated[Path | None, typer.Option(help="Where to write the orders, node by node, as JSON.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Where to draw them, as PNG.")] = None,
+    commit: Annotated[str | None, typer.Option(help="The commit, where the working tree has no repository.")] = None,
+) -> None:
+    """Finds the order in which each runner's GEMMs add, from sums alone; exit code 1 where one has no fixed order."""
+    from .order import RUNNERS, Probe, described, orders
+
+    unknown = set(runner or ()) - set(RUNNERS)
+    if unknown:
+        raise typer.BadParameter(f"runner is {unknown.pop()!r}, must be one of {', '.join(RUNNERS)}")
+    try:
+        probe = Probe(k=k, m=m, dtype=dtype, precision=precision, plan=Plan(split_k=split))
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    gpu = _gpu(device)
+    name = "gpu" if gpu else "cpu"
+    try:
+        findings = list(orders(probe, specs(name), runner or tuple(RUNNERS)))
+    except WorkerError as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(1) from None
+    if json:
+        result = {"schema": "parity.order/1", "environment": environment(name, gpu, commit)} | described(
+            probe, findings
+        )
+        write_atomically(json, dumps(result, indent=1, allow_nan=False) + "\n")
+    if plot:
+        from .order_plot import plot as draw
+
+        draw(findings, plot)
+    print_orders(findings, Console(width=None if Console().is_terminal else WIDTH))
+    raise typer.Exit(int(any(finding.order is None for finding in findings)))
 
 
 def main() -> None:

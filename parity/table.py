@@ -9,6 +9,7 @@ from rich.table import Table
 
 from .contract.tolerance import VERDICTS
 from .judge import ORACLE, Pair
+from .order import Finding
 from .report import summary
 from .run import ERROR, FAILED, PASSED, SKIPPED, Outcome
 
@@ -101,6 +102,18 @@ def cell(pairs: Sequence[Pair]) -> str:
         else f" {part:.0e}"
     )
     return f"[{'bold red' if worst.red else COLORS[verdict]}]{short}{number}[/]"
+
+
+def print_orders(findings: Sequence[Finding], console: Console) -> None:
+    """Prints each GEMM's order of summation in words, and its hash: equal orders have equal ones."""
+    table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold", width=min(WIDTH, console.width))
+    for heading in ("runner", "GEMM", "hash"):
+        table.add_column(heading, no_wrap=True)
+    table.add_column("order of summation", ratio=1, overflow="fold")
+    for finding in findings:
+        name = finding.order.digest if finding.order else "[bold red]none[/]"
+        table.add_row(finding.runner, finding.gemm, name, escape(str(finding)))
+    console.print(table, highlight=False)
 
 
 def used(pair: Pair) -> float | None:

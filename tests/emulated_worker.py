@@ -67,7 +67,15 @@ class Emulated:
 
 def _stages(request, arrays, fault, save):
     dy = arrays.pop("dy", None)
-    found = emulate(request.problem, arrays, fault if fault in MUTANTS else "")
+    found = emulate(
+        request.problem, arrays, fault if fault in MUTANTS else "",
+        tensor=fault in ("tensor", "tensor_split"), splits=2 if fault == "tensor_split" else 1,
+    )  # fmt: skip
+    if fault == "atomics":
+        generator = np.random.default_rng()
+        order = generator.permutation(request.problem.in_features)
+        shuffled = arrays | {"x": arrays["x"][:, order], "w_up": arrays["w_up"][order]}
+        found["s"] = emulate(request.problem, shuffled)["s"]
     if dy is not None:
         mutant = fault if fault in BACKWARD else ""
         found |= emulate_backward(request.problem, arrays | {"dy": dy}, found, save, mutant)

@@ -1,0 +1,162 @@
+"""``parity order``: in which order each runner's two GEMMs add, asked of the workers by chosen operands alone."""
+
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from . import stimulus
+from .contract.plan import Plan
+from .contract.problem import Problem
+from .fprev import MASKS, UnsoundOrder, order_of
+from .process import Spec, Worker
+from .protocol import Blob, Request, blobs_from_dict
+from .rounding import round_to
+from .tree import Tree
+
+GEMMS = ("up", "down")
+RUNNERS = {"jaxfused": "jax", "xla": "jax", "torchfused": "torch", "eager": "torch"}
+# The columns a probe looks at: more than one tile of the smallest, and no whole number of them.
+COLUMNS = 40
+# Up to how many units a result is exact in the operands' type, in which a framework's own stages are.
+EXACT = {"float32": 2**24, "float16": 2**11, "bfloat16": 2**8}
+SECONDS = 120.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Probe:
+    """Which GEMMs are asked: of ``m`` rows that sum over ``k``, in ``dtype`` and ``precision``, under ``plan``.
+
+    Raises ValueError for a type or precision that is not served, or where more units may be left than ``dtype``
+    counts exactly.
+    """
+
+    k: int
+    m: int
+    dtype: str
+    precision: str
+    plan: Plan
+
+    def __post_init__(self) -> None:
+        self.problem("up")
+        if self.k > EXACT[self.dtype]:
+            raise ValueError(f"k is {self.k}, must be at most {EXACT[self.dtype]}: {self.dtype} counts no further")
+
+    def problem(self, gemm: Literal["up", "down"]) -> Problem:
+        """The MLP whose ``gemm`` has ``k`` summands and whose other one hands on what it is given."""
+        return Problem(
+            m=self.m,
+            in_features=self.k,
+            hidden_features=COLUMNS if gemm == "up" else self.k,
+            out_features=COLUMNS,
+            activation="identity",
+            dtype=self.dtype,
+            precision=self.precision,
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Finding:
+    """One GEMM's order, or why it has none."""
+
+    runner: str
+    gemm: str
+    order: Tree | None
+    why: str = ""
+    questions: int = 0
+
+    def __str__(self) -> str:
+        return str(self.order) if self.order else self.why
+
+
+def orders(probe: Probe, workers: Iterable[Spec], runners: Iterable[str] = tuple(RUNNERS)) -> Iterator[Finding]:
+    """Each runner's two orders, as they are found.
+
+    Raises WorkerError if a worker dies.
+    """
+    asked = list(runners)
+    for spec in workers:
+        worker = Worker(spec)
+        folder = Path(tempfile.mkdtemp(prefix="parity-order-"))
+        try:
+            for runner in (name for name in asked if RUNNERS[name] == spec.name):
+                for gemm in GEMMS:
+                    yield _find(probe, _Gemm(probe, worker, folder, runner, gemm))
+        finally:
+            worker.close()
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def described(probe: Probe, findings: Iterable[Finding]) -> dict[str, Any]:
+    """What was asked and found, for JSON: of each order its nodes' children, words and hash."""
+    found = [
+        {
+            "runner": finding.runner,
+            "gemm": finding.gemm,
+            "order": str(finding.order) if finding.order else None,
+            "digest": finding.order.digest if finding.order else None,
+            "nodes": finding.order.nodes if finding.order else None,
+            "why": finding.why,
+            "questions": finding.questions,
+        }
+        for finding in findings
+    ]
+    asked = {"k": probe.k, "m": probe.m, "columns": COLUMNS, "dtype": probe.dtype, "precision": probe.precision}
+    return {"probe": asked | {"split_k": probe.plan.split_k}, "findings": found}
+
+
+def _find(probe: Probe, gemm: "_Gemm") -> Finding:
+    finding = Finding(runner=gemm.runner, gemm=gemm.name, order=None)
+    try:
+        tree = order_of(gemm.sums, probe.k, MASKS[probe.dtype])
+    except UnsoundOrder as error:
+        return replace(finding, why=str(error), questions=gemm.rows)
+    return replace(finding, order=tree, questions=gemm.rows)
+
+
+class _Gemm:
+    """One runner's GEMM as a function of x's rows; the weights are ones (and, before the second GEMM, the identity)."""
+
+    def __init__(self, probe: Probe, worker: Worker, folder: Path, runner: str, name: Literal["up", "down"]) -> None:
+        self.probe, self.worker, self.folder, self.runner, self.name = probe, worker, folder, runner, name
+        self.problem = probe.problem(name)
+        self.rows = 0
+        k, h, n = self.problem.in_features, self.problem.hidden_features, self.problem.out_features
+        w_up = np.ones((k, h)) if name == "up" else np.eye(k)
+        weights = {"w_up": round_to(w_up, probe.dtype), "w_down": round_to(np.ones((h, n)), probe.dtype)}
+        self.weights = stimulus.save(weights, folder)
+
+    def sums(self, rows: np.ndarray) -> np.ndarray:
+        """What is left of each row of ``[q, k]``. The problem's rows stay as many as they are: how many there are may
+        decide the order.
+
+        Raises UnsoundOrder where a row's columns differ.
+        """
+        self.rows += len(rows)
+        m = self.probe.m
+        return np.concatenate([self._ask(rows[start : start + m]) for start in range(0, len(rows), m)])
+
+    def _ask(self, rows: np.ndarray) -> np.ndarray:
+        x = np.concatenate([rows, np.broadcast_to(rows[:1], (self.probe.m - len(rows), rows.shape[1]))])
+        request = Request(
+            case=f"order of {self.runner}'s {self.name} GEMM",
+            problem=self.problem,
+            plan=self.probe.plan,
+            save="preact",
+            arrays=self.weights | stimulus.save({"x": round_to(x, self.probe.dtype)}, self.folder),
+            out=str(self.folder),
+        )
+        self.worker.send(request)
+        reply = self.worker.receive(SECONDS)
+        if self.runner not in reply["runners"]:
+            raise UnsoundOrder(next(iter(reply["errors"].values())).strip().splitlines()[-1])
+        found: dict[str, Blob] = blobs_from_dict(reply["runners"][self.runner])
+        left = stimulus.load(found["s" if self.name == "up" else "y"]).astype(float)[: len(rows)]
+        if (left != left[:, :1]).any():
+            row, column = np.argwhere(left != left[:, :1])[0]
+            raise UnsoundOrder(f"row {row} adds otherwise in column {column} than in column 0")
+        return left[:, 0]
