@@ -62,11 +62,7 @@ def run(
     """Runs a suite: both twins and their frameworks' own MLPs, against each other and a float64 oracle."""
     chosen, suite = (_named(case), "chosen") if case else (_suite(suite), suite)
     gpu = _gpu(device)
-    for path in filter(None, (json, junit)):
-        try:
-            check_writable(path)
-        except OSError as error:
-            raise typer.BadParameter(f"cannot write {path}: {error}") from None
+    _check_writable(json, junit)
     name = "gpu" if gpu else "cpu"
     where = Where(
         device=gpu.device if gpu else Device(kind="interpreter"),
@@ -170,6 +166,7 @@ def order(
         probe = Probe(k=k, m=m, dtype=dtype, precision=precision, plan=Plan(split_k=split))
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
+    _check_writable(json, plot)
     gpu = _gpu(device)
     name = "gpu" if gpu else "cpu"
     try:
@@ -210,6 +207,14 @@ def _named(patterns: list[str]) -> list[Case]:
             raise typer.BadParameter(f"no case is named {pattern!r}; the known ones are\n" + "\n".join(cases))
         found |= matches
     return list(found.values())
+
+
+def _check_writable(*paths: Path | None) -> None:
+    for path in filter(None, paths):
+        try:
+            check_writable(path)
+        except OSError as error:
+            raise typer.BadParameter(f"cannot write {path}: {error}") from None
 
 
 def _gpu(device: str) -> Gpu | None:

@@ -66,6 +66,7 @@ def test_one_row_is_enough():
         (("--runner", "numpy"), "runner is 'numpy', must be one of jaxfused, xla, torchfused, eager"),
         (("--dtype", "bfloat16", "--k", "512"), "k is 512, must be at most 256"),
         (("--dtype", "float64"), "dtype is float64"),
+        (("--json", "/nowhere/order.json"), "cannot write /nowhere/order.json"),
         (("--precision", "tf32", "--dtype", "float16"), "tf32"),
     ],
 )
@@ -81,22 +82,11 @@ def test_the_frameworks_answer(tmp_path):
     """What their CPU libraries' orders are is theirs to choose: each of the four is asked, and both GEMMs told."""
     pytest.importorskip("jax")
     pytest.importorskip("torch")
-    path = tmp_path / "order.json"
-    command = [
-        sys.executable,
-        "-m",
-        "parity",
-        "order",
-        "--k",
-        "32",
-        "--m",
-        "32",
-        "--device",
-        "cpu",
-        "--json",
-        str(path),
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    path, picture = tmp_path / "order.json", tmp_path / "order.png"
+    words = ("--k", "32", "--m", "32", "--device", "cpu", "--json", str(path), "--plot", str(picture))
+    done = subprocess.run(
+        [sys.executable, "-m", "parity", "order", *words], capture_output=True, text=True, timeout=300
+    )
     assert done.returncode in (0, 1), done.stderr
     assert picture.read_bytes().startswith(b"\x89PNG")
     told = json.loads(path.read_text())
