@@ -66,7 +66,7 @@ class Tree:
 
     def __str__(self) -> str:
         """``chain[8 x (16+acc)]``: eight times sixteen summands and the sum so far, at once; ``2 x ...``: so many equal
-        parts, added one after the other; ``every 4th``: a chain takes each fourth summand."""
+        parts, added one after the other; ``stride 4``: a chain takes each fourth summand."""
         shapes: dict[int, _Chain | _Parts] = {}
         for i, children in enumerate(self.nodes):
             shapes[self.leaves + i] = _shape(children, shapes)
@@ -94,8 +94,8 @@ class _Chain:
     def __str__(self) -> str:
         if len(self.runs) == 1 and self.runs[0][0] == 1:
             return str(self.runs[0][1])
-        every = f" every {self.stride}th" if self.stride > 1 else ""
-        return f"chain[{', '.join(f'{count} x ({width}+acc)' for count, width in self.runs)}{every}]"
+        stride = f", stride {self.stride}" if self.stride > 1 else ""
+        return f"chain[{', '.join(f'{count} x ({width}+acc)' for count, width in self.runs)}{stride}]"
 
 
 @dataclass(frozen=True, slots=True)

@@ -75,7 +75,7 @@ def test_what_is_no_sum_is_refused(total):
         ("16+1", 40, "chain[2 x (16+acc), 1 x (8+acc)]"),
         ("2 x 16+1", 64, "2 x chain[2 x (16+acc)]"),
         ("3 x 16+1", 96, "3 x chain[2 x (16+acc)]"),
-        ("8 lanes", 64, "2 x 2 x 2 x chain[8 x (1+acc) every 8th]"),
+        ("8 lanes", 64, "2 x 2 x 2 x chain[8 x (1+acc), stride 8]"),
         ("pairwise", 8, "2 x 2 x 2"),
         ("all at once", 16, "16"),
     ],

@@ -54,9 +54,8 @@ def _span(unit: str, span: tuple[float, float]) -> str:
     return f"{first:g} to {last:g} {unit}" if first else f"at most {last:g} {unit}"
 
 
-# Narrow layers are bound by reading x and writing y, and h stays in L2 between the launches. Few rows are bound by
-# reading the weights: one wave of programs must keep enough bytes in flight, which long sums (the library splits them),
-# small layers and masked K loops do not allow; XLA splits all sums of few rows, but no longer those of 17 to 64.
+# Few rows are bound by reading the weights, and one wave of programs must keep enough bytes in flight for it: small
+# layers, masked K loops and long sums in one chain do not. The other limits are where the measured rows part.
 FASTER: dict[Literal["torch", "xla"], tuple[Region, ...]] = {
     "torch": (
         Region(widest=128, gain="1.3 to 1.5"),
