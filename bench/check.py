@@ -25,11 +25,13 @@ from .results import Row, select
 SCHEMA = 1
 ROOFS = ("stream", "gemm", "copy")
 OURS = ("torchfused", "jaxfused")
+# The worst last.
+VERDICTS = ("NOT MEASURED", "REACHED", "MISSED")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Outcome:
-    """One goal on one contender. ``verdict``: REACHED, MISSED or NOT MEASURED."""
+    """One goal on one contender. ``verdict``: one of VERDICTS."""
 
     goal: str
     ours: str
@@ -57,9 +59,13 @@ def read(path: Path) -> list[dict[str, Any]]:
     return goals
 
 
-def check(rows: list[Row], goals: list[dict[str, Any]]) -> list[Outcome]:
-    """An outcome a goal and contender, in order."""
-    return [_one(rows, g, name) for g in goals for name in _list(g.get("ours", list(OURS)))]
+def check(goals: list[dict[str, Any]], *runs: list[Row]) -> list[Outcome]:
+    """An outcome a goal and contender, in order: the worst of those that each run's rows give by themselves."""
+    return [
+        max((_one(rows, g, name) for rows in runs or [[]]), key=lambda o: VERDICTS.index(o.verdict))
+        for g in goals
+        for name in _list(g.get("ours", list(OURS)))
+    ]
 
 
 def others(rows: list[Row], framework: str | None = None) -> Iterator[Row]:

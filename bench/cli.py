@@ -36,7 +36,9 @@ NO_GPU = (
 NO_RESULTS = "no results yet: measure with `python -m bench run` on a machine with an NVIDIA GPU"
 
 Json = Annotated[Path | None, typer.Option("--json", help="The result file; an unfinished one is gone on with.")]
-GpuName = Annotated[str | None, typer.Option("--gpu", help="Whose committed results, for example h200.")]
+GpuName = Annotated[
+    str | None, typer.Option("--gpu", help="Whose committed results, for example h200; README's unless given.")
+]
 Folder = Annotated[Path, typer.Option("--results", help="Where results are committed.")]
 
 
@@ -65,7 +67,7 @@ def run(
     place = results / folder_of(card.name) if card else OUT / name
     if missing:
         done = latest(committed(place.parent, place.name))
-        cases = [c for c in cases if done is None or c.key not in done.finished]
+        cases = [c for c in cases if done is None or c.key not in done.whole]
     if light:
         cases = [replace(c, heavy=False) for c in cases]
     stamp = datetime.datetime.now(datetime.UTC).strftime("%Y%m%dT%H%M%SZ")
@@ -79,6 +81,7 @@ def run(
         budget=budget_seconds,
         blocks=2 if name == "cpu" else BLOCKS,
         commit=commit,
+        light=light,
     )
     found = _measure(settings)
     _summary(found)
@@ -154,7 +157,9 @@ def report(
 
     for path in write(found, out or found.path.parent / "report"):
         console.print(str(path))
-    if readme.exists() and rewrite_readme(readme, found):
+    # README is one GPU's.
+    home = json is not None or found.path.parent == committed(results)[-1].path.parent
+    if home and readme.exists() and rewrite_readme(readme, found):
         console.print(f"{readme.name} rewritten")
 
 
@@ -168,7 +173,8 @@ def check(
 ) -> None:
     """Rows against stated ratios; exit 1 where one is missed."""
     found = load(json) if json else latest(committed(results, gpu))
-    outcomes = goals.check(found.rows if found else [], goals.read(goals_file))
+    runs = [found, *found.beside] if found else []
+    outcomes = goals.check(goals.read(goals_file), *(r.rows for r in runs))
     table = Table("goal", "where", "who", "wanted", "ratio", "", "from")
     colours = {"REACHED": "green", "MISSED": "red", "NOT MEASURED": "yellow"}
     for o in outcomes:

@@ -5,6 +5,7 @@ own flags are read once, at import, so each set of them (contenders_plans.VARIAN
 """
 
 import importlib
+import importlib.metadata
 from collections.abc import Callable
 from typing import Any
 
@@ -111,6 +112,9 @@ class Tokamax(Contender):
             return jnp.dot(h, w["w_down"])
 
         return run
+
+    def detail(self, case: Case, plan: Any, x: jax.Array, layer: Layer) -> str:
+        return f"{plan}, tokamax {importlib.metadata.version('tokamax')}"
 
 
 class Ours(Contender):

@@ -4,7 +4,7 @@
     ... rewritten ...
     <!-- /bench:NAME -->
 
-NAME: ``environment``, ``headline``, ``training``, ``memory``, ``claims``.
+NAME: ``environment``, ``headline``, ``peers``, ``training``, ``memory``, ``claims``.
 """
 
 import re
@@ -15,7 +15,7 @@ from parity.contract.saved import SAVES
 from . import claims
 from .check import others
 from .results import Results, Row, select
-from .workloads import workloads
+from .workloads import DTYPE_NAMES, workloads
 
 BLOCK = re.compile(r"(<!-- bench:(?P<name>[a-z_]+) -->\n)(?P<body>.*?)(<!-- /bench:(?P=name) -->)", re.DOTALL)
 HEADLINE = (
@@ -27,6 +27,9 @@ HEADLINE = (
     ("narrow_64", (262144,)),
     ("narrow_128", (262144,)),
 )
+# Other packages' fused MLPs, and whom they are shown beside: the framework's own and ours.
+PEERS = frozenset({"tokamax", "quack", "transformer_engine", "flash_attn"})
+TWINS = {"torch": ("torch.eager_graph", "torchfused"), "jax": ("xla", "jaxfused")}
 # The plan that is fused whatever the automatic choice is, and its labels by what it saves.
 FUSED = "tiled/portable"
 SAVE_LABELS = {save: FUSED if save == SAVES[0] else f"{FUSED}, {save}" for save in SAVES}
@@ -37,6 +40,7 @@ def blocks(results: Results) -> dict[str, str]:
     return {
         "environment": environment(results),
         "headline": headline(results),
+        "peers": peers(results),
         "training": training(results),
         "memory": memory(results),
         "claims": claims_table(results),
@@ -71,7 +75,8 @@ def environment(results: Results) -> str:
     e = results.environment
     versions = ", ".join(f"{k} {v}" for k, v in e["versions"].items() if v)
     driver = f", driver {e['driver']}" if e.get("driver") else ""
-    return f"{e['gpu']}{driver}; {versions}; commit {e['commit']}, {e['date'][:10]}; {len(results.rows)} rows."
+    count = sum(len(r.rows) for r in (results, *results.beside))
+    return f"{e['gpu']}{driver}; {versions}; commit {e['commit']}, {e['date'][:10]}; {count} rows."
 
 
 def headline(results: Results) -> str:
@@ -107,6 +112,27 @@ def headline(results: Results) -> str:
     if len(lines) == 2:
         return "No forward pass in bf16 has been measured yet."
     return "\n".join(lines)
+
+
+def peers(results: Results) -> str:
+    """Microseconds of other packages' fused MLPs where they have rows, each line from one run, the newest."""
+    lines = [
+        "| MLP (cold weights) | M | | peer | its framework's own | peer | ours | ours of the peer's |",
+        "|---|---:|---|---|---:|---:|---:|---:|",
+    ]
+    found: dict[tuple, tuple[Row, list[Row]]] = {}
+    for run in (*results.beside, results):
+        for row in select(run.rows, contender=PEERS, cache="cold", correct=True):
+            place = row["workload"], row["m"], row["mode"], row["dtype"], row["contender"], row["plan"]
+            found.setdefault(place, (row, list(select(run.rows, case=row["case"], correct=True))))
+    for (name, m, mode, dtype, contender, plan), (peer, here) in sorted(found.items()):
+        own, twin = TWINS[peer["framework"]]
+        ours = _row(here, twin, "auto")
+        what = f"{DTYPE_NAMES[dtype]}, {mode.replace('_', ' and ')}"
+        cells = [workloads()[name].label, f"{m:,}", what, f"{contender} {plan}".strip()]
+        cells += [_time(_row(here, own)), _time(peer), f"**{_time(ours)}**", _ratio(ours, peer)]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) if len(lines) > 2 else "No other package's fused MLP has been measured yet."
 
 
 def training(results: Results) -> str:

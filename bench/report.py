@@ -26,15 +26,16 @@ def html(results: Results, pictures: list[Path]) -> str:
     environment.filters["us"] = lambda e: "" if not e else f"{e['median']:,.2f}"
     environment.filters["spread"] = lambda e: "" if not e else f"{e['low']:,.2f} - {e['high']:,.2f}"
     environment.filters["percent"] = lambda f: "" if f is None else f"{100 * f:.0f} %"
+    runs = [results, *results.beside]
     return environment.get_template("report.html.j2").render(
         environment=readme.environment(results),
         pictures=[(p.stem, base64.b64encode(p.read_bytes()).decode()) for p in pictures],
         table=claims.table(results),
         others=claims.others(results),
         shares=results.shares,
-        rows=results.rows,
+        runs=runs,
         absent=results.absent,
-        problems=results.problems,
+        problems=[p for r in runs for p in r.problems],
     )
 
 

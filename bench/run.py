@@ -27,7 +27,8 @@ class Unfit(RuntimeError):
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Settings:
     """``only``: words; a case or a contender takes part if one of them is in its name (words that match no case choose
-    contenders, and the other way round). ``budget``: seconds after which no case is begun."""
+    contenders, and the other way round). ``budget``: seconds after which no case is begun. ``light``: the cases were
+    made to do without their heavy contenders."""
 
     device: str
     cases: tuple[Case, ...]
@@ -38,6 +39,7 @@ class Settings:
     budget: float = float("inf")
     blocks: int = BLOCKS
     commit: str | None = None
+    light: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,6 +63,7 @@ class Run:
         self._workers: list[Worker] = []
         self._hello: dict[str, dict] = {}
         self._cases, self._words = choose(settings)
+        self._chooses = bool(self._words) or settings.light or len(settings.frameworks) < 2
 
     def __call__(self) -> Results:
         """All cases, in order, as far as the budget goes. Finished ones in the file are not measured again."""
@@ -182,7 +185,8 @@ class Run:
             problems += [{"case": case.key, **p} for p in plan["problems"]]
         for worker in self._ready(plans):
             worker.call("release", timeout=60)
-        return rows, {"key": case.key, "clock": _clock(clocks), "blocks": self._settings.blocks}, problems
+        entry = {"key": case.key, "clock": _clock(clocks), "blocks": self._settings.blocks}
+        return rows, entry | ({"chosen": True} if self._chooses else {}), problems
 
     def _shares(self, results: Results) -> None:
         """The MLP's share of a transformer block, once a file, where the cases of the claims were measured."""
@@ -266,9 +270,13 @@ class Run:
 
 
 def choose(settings: Settings) -> tuple[list[Case], tuple[str, ...]]:
-    """The cases that ``only`` leaves, and the words that choose contenders instead. Raises Unfit if none is left."""
+    """The cases that ``only`` leaves, and the words that choose contenders instead. Raises Unfit if none is left, or if
+    no case has a word with a slash, which no contender has either."""
     cases = list(settings.cases)
     words = [w for w in settings.only if any(w in c.key for c in cases)]
+    strange = [w for w in settings.only if "/" in w and w not in words]
+    if strange:
+        raise Unfit(f"no case has {', '.join(strange)} in its name")
     if words:
         cases = [c for c in cases if any(w in c.key for w in words)]
     if not cases:

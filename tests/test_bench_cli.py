@@ -33,6 +33,7 @@ def quick(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_run_writes_every_case_with_every_contender(quick):
     found = results.load(quick)
     assert len(found.finished) == 12
+    assert found.whole == found.finished
     contenders = {r["contender"] for r in found.rows}
     assert contenders >= {"torch.eager", "torch.eager_graph", "torchfused", "jaxfused", "xla", "xla_cublaslt"}
     assert {
@@ -75,6 +76,41 @@ def test_only_chooses_cases_and_contenders(tmp_path):
     assert {r["workload"] for r in found.rows} == {"article"}
     assert all("fused" in r["contender"] for r in found.rows)
     assert all(r["stream_us"] for r in found.rows)
+    assert found.finished
+    assert found.whole == set()
+
+
+def test_a_case_that_is_not_there_chooses_no_contenders(tmp_path):
+    path = tmp_path / "none.json"
+    answer = bench("run", "--device", "fake", "--json", str(path), "--only", "article/1/", "--only", "article/5/")
+    assert answer.returncode == 2
+    assert "no case has article/5/ in its name" in answer.stdout
+
+
+@pytest.mark.parametrize("choice", [("--light",), ("--frameworks", "jax")])
+def test_a_run_without_every_contender_is_marked(tmp_path, choice):
+    path = tmp_path / "part.json"
+    assert bench("run", "--device", "fake", "--json", str(path), "--only", "narrow_64", *choice).returncode == 0
+    found = results.load(path)
+    assert found.finished
+    assert found.whole == set()
+
+
+def test_the_report_of_another_gpu_leaves_readme(quick, tmp_path):
+    body = json.loads(quick.read_text())
+    readme, block = tmp_path / "README.md", "<!-- bench:headline -->\n<!-- /bench:headline -->\n"
+    readme.write_text(block)
+    for gpu, count in (("h200", 12), ("h100", 1)):
+        path = tmp_path / gpu / "run.json"
+        path.parent.mkdir()
+        path.write_text(json.dumps({**body, "cases": body["cases"][:count]}))
+    told = ("--results", str(tmp_path), "--readme", str(readme))
+    assert bench("report", "--gpu", "h100", *told).returncode == 0
+    assert (tmp_path / "h100" / "report" / "index.html").exists()
+    assert readme.read_text() == block
+    assert bench("report", *told).returncode == 0
+    assert readme.read_text() != block
+    assert bench("report", "--check", *told).returncode == 0
 
 
 def test_interrupt_keeps_finished_cases_and_resume_adds_the_rest(tmp_path):
@@ -176,7 +212,7 @@ def test_a_goal_that_says_too_little_is_named(tmp_path, goal, said):
 def test_best_other_looks_in_its_own_framework(quick):
     rows = results.load(quick).rows
     goal = {"name": "g", "workload": "article", "m": 1, "against": "best_other", "at_least": 1.0}
-    outcomes = check.check(rows, [goal])
+    outcomes = check.check([goal], rows)
     assert "torch." in outcomes[0].why
     assert "xla" in outcomes[1].why
 
