@@ -177,7 +177,7 @@ def _operands(*given: Any) -> tuple[tuple[Any, ...], Problem]:
 def _stages(plan: Plan, device: Device, activation: str, precision: str, arrays, named) -> dict[str, Array]:
     if plan == LIBRARY:
         return reference.stages(*arrays, **named, activation=activation, precision=precision)
-    return launch.tiled(plan, device, *arrays, **named, activation=activation, precision=precision, taps=jnp.float32)
+    return launch.forward(plan, device, *arrays, **named, activation=activation, precision=precision, taps=jnp.float32)
 
 
 @partial(jax.jit, static_argnums=(0, 1))

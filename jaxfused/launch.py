@@ -1,7 +1,7 @@
 """Plan -> grids, outputs and launches. What only changes speed (warps, pipeline stages, tile order) stands here."""
 
 from collections.abc import Callable, Collection, Mapping
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any
 
 import jax
@@ -11,17 +11,20 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plt
 from jax.typing import DTypeLike
 
-from parity.contract.plan import Gemm, Plan
+from parity.contract.plan import Gemm, Plan, Strategy
 from parity.contract.problem import Device
-from parity.contract.tiles import Tiles, stage_bytes, tiles_for
+from parity.contract.schedule import COLUMNS, GROUP_M, schedule
+from parity.contract.tiles import tiles_for
 
 from .activations import ACTIVATIONS, DERIVATIVES
 from .kernels.tiled import linear_fwd_kernel
 from .kernels.tiled_backward import hidden_bwd_kernel, product_bwd_kernel
+from .launch_decode import decode
 
-_GROUP_M = 8
-# The columns an epilogue works on at a time: more of a large tile's would spill.
-_COLUMNS = 32
+
+def forward(plan: Plan, *operands: Any, **options: Any) -> dict[str, Array]:
+    """The forward pass by the plan's strategy; arguments and result as ``tiled`` and ``decode`` say."""
+    return {Strategy.TILED: tiled, Strategy.DECODE: decode}[plan.strategy](plan, *operands, **options)
 
 
 def tiled(
@@ -144,7 +147,7 @@ def _linear(
     return _launch(
         linear_fwd_kernel,
         device,
-        gemm.tiles,
+        gemm,
         1 if gate is None else 2,
         {"x": x, "w": w, "gate": gate, "b": b, "b_gate": b_gate},
         ("y", "s", "u"),
@@ -153,7 +156,7 @@ def _linear(
         split_k=gemm.split_k,
         activation=ACTIVATIONS[activation],
         tf32=precision == "tf32",
-        columns=_COLUMNS,
+        columns=COLUMNS,
     )
 
 
@@ -178,7 +181,7 @@ def _hidden_bwd(
     return _launch(
         hidden_bwd_kernel,
         device,
-        tiles_for(device, str(dy.dtype), precision, m, k, n),
+        _one_chain(device, dy, precision, (m, n, k)),
         1,
         {"dy": dy, "w": w, "s": s, "u": saved.get("u")},
         ("h", "d_s", "d_u"),
@@ -187,7 +190,7 @@ def _hidden_bwd(
         activation=ACTIVATIONS[activation],
         derivative=DERIVATIVES[activation],
         tf32=precision == "tf32",
-        columns=_COLUMNS,
+        columns=COLUMNS,
     )
 
 
@@ -210,7 +213,7 @@ def _product(
     return _launch(
         product_bwd_kernel,
         device,
-        tiles_for(device, str(b.dtype), precision, m, k, n),
+        _one_chain(device, b, precision, (m, n, k)),
         1,
         {"a": a, "b": b, "a2": a2, "b2": b2},
         ("y",),
@@ -221,10 +224,15 @@ def _product(
     )["y"]
 
 
+def _one_chain(device: Device, like: Array, precision: str, sizes: tuple[int, int, int]) -> Gemm:
+    m, n, k = sizes
+    return Gemm(tiles=tiles_for(device, str(like.dtype), precision, m, k, n), split_k=1)
+
+
 def _launch(
     kernel: Callable,
     device: Device,
-    tiles: Tiles,
+    gemm: Gemm,
     weights: int,
     operands: Mapping[str, Array | None],
     outputs: tuple[str, ...],
@@ -236,8 +244,9 @@ def _launch(
     m, n = sizes
     present = {name: operand for name, operand in operands.items() if operand is not None}
     names = [*present, *out]
-    warps, stages = _schedule(tiles, device, str(next(iter(present.values())).dtype), weights)
-    body = partial(kernel, tiles=tiles, group_m=_GROUP_M, **constants)
+    tiles = gemm.tiles
+    warps, stages = schedule(gemm, device, str(next(iter(present.values())).dtype), weights)
+    body = partial(kernel, tiles=tiles, group_m=GROUP_M, **constants)
 
     def launched(*refs):
         given = dict(zip(names, refs, strict=True))
@@ -256,13 +265,3 @@ def _launch(
 
 def _zeros(out: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, Array]:
     return {name: jnp.zeros(shape.shape, shape.dtype) for name, shape in out.items()}
-
-
-@lru_cache(maxsize=4096)
-def _schedule(tiles: Tiles, device: Device, dtype: str, weights: int) -> tuple[int, int]:
-    """Warps for the accumulators' registers; pipeline stages as shared memory holds them."""
-    large = tiles.m * tiles.n >= 128 * 64
-    fit = (device.smem_bytes - 8192) // stage_bytes(tiles, dtype, weights)
-    # Two programs a processor hide each other's epilogues: worth more than a fourth stage.
-    stages = fit // 2 if large and fit >= 6 else fit
-    return 8 if large else 4, max(1, min(4, stages))

@@ -108,7 +108,7 @@ def _forward(setting: _Setting, plan: Plan, names: tuple[str, ...]) -> Callable[
 
     def run(x: Array, shared: dict[str, Array]) -> dict[str, Array]:
         taps = x.dtype if names else None
-        found = launch.tiled(
+        found = launch.forward(
             setting.complete(plan, x), setting.device, x, **_operands(shared), **dict(setting.options), taps=taps
         )
         return {name: found[name] for name in ("y", *names)}

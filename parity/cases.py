@@ -6,7 +6,7 @@ from functools import cache
 from typing import Literal
 
 from .contract.activations import ACTIVATIONS
-from .contract.plan import Plan, limitation
+from .contract.plan import DECODE_ROWS, Plan, Strategy, limitation
 from .contract.problem import Device, Problem
 from .contract.saved import SAVES
 from .contract.tiles import Tiles
@@ -82,6 +82,8 @@ PLANS = {
     "small": Plan(up=SMALL, down=SMALL),
     "split2": Plan(up=SMALL, down=UNLIKE, split_k=2),
     "split3-1": Plan(up=UNLIKE, down=SMALL, split_k=(3, 1)),
+    "decode": Plan(strategy="decode"),
+    "decode4-2": Plan(strategy="decode", split_k=(4, 2)),
 }
 FORMS = ("plain", "gated")
 BIASES = (False, True)
@@ -201,6 +203,12 @@ def full() -> list[Case]:
     layers.append(build("silu", (257, 4096, 14336, 4096), "bf16", gated=True))
     layers += [build("gelu_tanh", (16, 4096, 4096, 4096), dtype, biases="ud") for dtype in ("fp32", "tf32")]
     layers += [
+        build(activation, (m, 4096, hidden, 4096), dtype, gated=gated, biases="" if gated else "ud", plan=plan)
+        for (activation, gated), hidden in zip(forms, (4096, 14336), strict=True)
+        for m, dtype in ((1, "bf16"), (16, "fp16"), (64, "bf16"))
+        for plan in ("decode", "decode4-2")
+    ]
+    layers += [
         build("relu", (257, 256, 1000, 512), dtype, biases="ud", stimulus="integer")
         for dtype in ("fp32", "tf32", "fp16")
     ]
@@ -239,7 +247,8 @@ def known() -> dict[str, Case]:
 
 
 def _sound(row: Row) -> bool:
-    return row["form"] == "gated" or not row["gate"]
+    served = PLANS[str(row["plan"])].strategy is not Strategy.DECODE or SHAPES[str(row["shape"])][0] <= DECODE_ROWS
+    return served and (row["form"] == "gated" or not row["gate"])
 
 
 def _from_row(row: Row) -> Case:

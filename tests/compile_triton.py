@@ -22,7 +22,7 @@ from torchfused import launch
 from torchfused.activations import ACTIVATIONS
 
 CUOBJDUMP = Path(nvidia.__file__).parent / "bin" / "cuobjdump"
-POINTERS = {torch.float32: "*fp32", torch.float16: "*fp16", torch.bfloat16: "*bf16"}
+POINTERS = {torch.float32: "*fp32", torch.float16: "*fp16", torch.bfloat16: "*bf16", torch.int32: "*i32"}
 INSTRUCTIONS = ("wgmma.mma_async", "mma.sync", "tcgen05.mma", "fma.rn.f32", "ex2.approx", "div.full.f32", "div.rn.f32")
 SMS = {80: 108, 86: 84, 90: 132, 100: 148}
 
@@ -36,7 +36,15 @@ class Compiled:
     def __getitem__(self, grid: tuple[int]) -> Callable[..., None]:
         return self.compile
 
-    def compile(self, *args: torch.Tensor | int, num_warps: int, num_stages: int, enable_fp_fusion: bool, **constants):
+    def compile(
+        self,
+        *args: torch.Tensor | int,
+        num_warps: int,
+        num_stages: int,
+        enable_fp_fusion: bool,
+        launch_cooperative_grid: bool = False,
+        **constants: object,
+    ) -> None:
         fn = self.kernel
         signature, attributes = {}, {}
         held: dict[str, object] = dict(constants)
@@ -54,7 +62,12 @@ class Compiled:
         signature = {name: signature.get(name, "constexpr") for name in fn.arg_names}
         constexprs = {(fn.arg_names.index(name),): value for name, value in held.items()}
         source = ASTSource(fn=fn, signature=signature, constexprs=constexprs, attrs=attributes)
-        options = {"num_warps": num_warps, "num_stages": num_stages, "enable_fp_fusion": enable_fp_fusion}
+        options = {
+            "num_warps": num_warps,
+            "num_stages": num_stages,
+            "enable_fp_fusion": enable_fp_fusion,
+            "launch_cooperative_grid": launch_cooperative_grid,
+        }
         kernel = triton.compile(source, target=GPUTarget("cuda", self.arch, 32), options=options)
         ptx = kernel.asm["ptx"]
         self.found.append(

@@ -10,7 +10,8 @@ from parity.contract.dtypes import DTYPES
 from parity.contract.errors import UnsupportedError
 from parity.contract.plan import LIBRARY, Plan, Strategy, choose, complete, limitation
 from parity.contract.problem import Device, Problem
-from parity.contract.tiles import Tiles, stage_bytes
+from parity.contract.schedule import decode_stages
+from parity.contract.tiles import Tiles, chain_length, stage_bytes
 
 INTERPRETER, CPU = Device(kind="interpreter"), Device(kind="cpu")
 H200 = Device(kind="gpu", name="NVIDIA H200", sm_count=132, smem_bytes=232448, capability=(9, 0))
@@ -39,7 +40,7 @@ def problem(m=8, **fields):
         (lambda: choose(problem(), CPU, "library"), "plan is 'library', must be a Plan, such as Plan(strategy="),
         (lambda: Plan(strategy="library", split_k=2), "a library plan has no tiles and no split_k"),
         (lambda: Plan(strategy="library", up=Tiles(m=16, n=16, k=16)), "a library plan has no tiles and no split_k"),
-        (lambda: Plan(strategy="magic"), "strategy is 'magic', must be one of tiled, library"),
+        (lambda: Plan(strategy="magic"), "strategy is 'magic', must be one of tiled, decode, library"),
         (lambda: Plan(backend="metal"), "backend is 'metal', must be one of portable"),
     ],
 )
@@ -149,10 +150,32 @@ def test_complete_keeps_what_is_given():
     assert complete(LIBRARY, problem(), H200) == LIBRARY
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_several_chains_are_as_long_for_any_number_of_rows(dtype):
-    depths = {
-        tuple(gemm.tiles.k for gemm in complete(Plan(split_k=2), problem(m, dtype=dtype), H200).gemms())
-        for m in (1, 16, 17, 64, 65, 4096)
-    }
-    assert len(depths) == 1
+def test_chains_begin_at_multiples_of_32_and_cover_what_there_is():
+    for inner, chains in product((1, 31, 32, 33, 100, 4096, 14336), range(1, 10)):
+        length = chain_length(inner, chains)
+        assert length % 32 == 0
+        assert (chains - 1) * length < inner + 32 * chains
+        assert chains * length >= inner
+
+
+def test_decode_refuses_many_rows_and_odd_chains():
+    few, many = problem(64, dtype="float16"), problem(65, dtype="float16")
+    assert choose(few, H200, Plan(strategy="decode", split_k=(8, 1))).plan.launches == 1
+    with pytest.raises(UnsupportedError, match="decode serves at most 64 rows, these are 65; use tiled or the library"):
+        choose(many, H200, Plan(strategy="decode"))
+    for split in (3, 16, (1, 6)):
+        with pytest.raises(UnsupportedError, match="decode sums 1, 2, 4 or 8 chains at once, split_k is"):
+            choose(few, H200, Plan(strategy="decode", split_k=split))
+
+
+@pytest.mark.parametrize(("dtype", "precision"), [("float32", "ieee"), ("float32", "tf32"), ("float16", "ieee")])
+def test_decode_tiles_fit_whatever_the_shape(dtype, precision):
+    sizes = (1, 16, 100, 1000, 4096, 14336)
+    for m, k, h, gated, split in product((1, 16, 17, 64), sizes, sizes, (False, True), (1, 2, 4, 8)):
+        asked = problem(m, in_features=k, hidden_features=h, gated=gated, dtype=dtype, precision=precision)
+        for device in DEVICES:
+            plan = Plan(strategy="decode", split_k=split)
+            assert limitation(asked, device, plan) is None
+            done = complete(plan, asked, device)
+            need = [stage_bytes(g.tiles, dtype, w) * split for g, w in zip(done.gemms(), (1 + gated, 1), strict=True)]
+            assert decode_stages(done.gemms(), device, dtype, 1 + gated) * max(need) <= device.smem_bytes

@@ -140,10 +140,10 @@ def test_library_plan_is_the_reference():
 def silent(monkeypatch):
     """Nothing may be launched."""
 
-    def tiled(*args, **kwargs):
+    def forward(*args, **kwargs):
         raise AssertionError("launched")
 
-    monkeypatch.setattr(launch, "tiled", tiled)
+    monkeypatch.setattr(launch, "forward", forward)
 
 
 @pytest.mark.usefixtures("silent")
@@ -230,8 +230,8 @@ def test_without_interpreter_or_gpu_the_library_runs_and_a_forced_plan_does_not(
 def test_explain_tells_what_runs(monkeypatch):
     _, given = sound()
     ran = []
-    tiled = launch.tiled
-    monkeypatch.setattr(launch, "tiled", lambda plan, *args, **kw: ran.append(plan) or tiled(plan, *args, **kw))
+    forward = launch.forward
+    monkeypatch.setattr(launch, "forward", lambda plan, *args, **kw: ran.append(plan) or forward(plan, *args, **kw))
     jax.clear_caches()
     told = explain(**given, activation="silu", plan=PLANS["split2"])
     fused_mlp(**given, activation="silu", plan=PLANS["split2"])

@@ -14,8 +14,9 @@ from yardstick import PLANS, draw
 
 from parity.contract import explanation
 from parity.contract.errors import UnsupportedError
-from parity.contract.plan import LIBRARY, Plan
+from parity.contract.plan import LIBRARY, Gemm, Plan
 from parity.contract.problem import Device
+from parity.contract.schedule import schedule
 from parity.contract.tiles import Tiles, stage_bytes
 from torchfused import functional, launch, reference
 from torchfused.functional import explain, fused_mlp, stages
@@ -272,10 +273,8 @@ def test_without_interpreter_or_gpu_the_library_runs_and_a_forced_plan_does_not(
 def test_explain_tells_what_runs(monkeypatch):
     _, given = sound()
     ran = []
-    tiled = launch.tiled
-    monkeypatch.setattr(
-        functional.launch, "tiled", lambda plan, *args, **kw: ran.append(plan) or tiled(plan, *args, **kw)
-    )
+    forward = launch.forward
+    monkeypatch.setattr(launch, "forward", lambda plan, *args, **kw: ran.append(plan) or forward(plan, *args, **kw))
     with torch.no_grad():
         told = explain(**given, activation="silu", plan=PLANS["split2"])
         fused_mlp(**given, activation="silu", plan=PLANS["split2"])
@@ -324,4 +323,4 @@ def test_what_the_contract_lets_through_fits(smem, tiles):
     for weights in (1, 2):
         need = stage_bytes(tiles, "float16", weights)
         if need <= smem:
-            assert launch._schedule(tiles, device, "float16", weights)[1] * need <= smem
+            assert schedule(Gemm(tiles=tiles, split_k=1), device, "float16", weights)[1] * need <= smem

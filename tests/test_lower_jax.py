@@ -11,9 +11,10 @@ from jaxlib.triton import dialect
 from jaxfused import launch
 from parity.contract.activations import ACTIVATIONS
 from parity.contract.dtypes import DTYPES
-from parity.contract.plan import Plan, choose
+from parity.contract.plan import Gemm, Plan, choose
 from parity.contract.problem import Device, Problem
 from parity.contract.saved import saved_names
+from parity.contract.schedule import COLUMNS, schedule
 from parity.contract.tiles import tiles_for
 
 pytestmark = pytest.mark.usefixtures("strict_jax")
@@ -109,13 +110,13 @@ def test_two_kernels_with_the_plans_arithmetic(m, dtype, precision, gated, devic
         assert all(dot.endswith(f"{shape} -> tensor<{tiles.m}x{tiles.n}xf32>") for dot in dots)
         assert all(("inputPrecision = tf32" in dot) == (precision == "tf32") for dot in dots)
         # h and y are rounded where they are stored, and nowhere else.
-        parts = max(1, tiles.n // launch._COLUMNS)
+        parts = max(1, tiles.n // COLUMNS)
         stores = re.findall(r"tt\.store [^\n]*", kernel["ir"])
         assert len(stores) == parts * (1 + weights if kernel is up else 1)
         assert sum("f32" not in store for store in stores) == parts * (dtype != "float32")
         # Products are rounded before they are added.
         assert count(r"math\.fma|llvm\.fma", kernel) == 0
-        warps, stages = launch._schedule(tiles, DEVICES[device], dtype, weights)
+        warps, stages = schedule(Gemm(tiles=tiles, split_k=1), DEVICES[device], dtype, weights)
         assert (kernel["num_warps"], kernel["num_stages"]) == (warps, stages)
         assert kernel["grid_x"] == -(-m // tiles.m) * -(-outer // tiles.n)
 
@@ -125,7 +126,7 @@ def test_activation_is_spelled_in_hardware_steps(name):
     problem = Problem(m=33, in_features=64, hidden_features=64, out_features=64, activation=name, dtype="bfloat16")
     up, down = kernels(problem, DEVICES["H200"])
     smooth = name in ("gelu", "gelu_tanh", "quick_gelu", "silu", "sigmoid", "tanh")
-    parts = choose(problem, DEVICES["H200"], Plan()).plan.gemms()[0].tiles.n // launch._COLUMNS
+    parts = choose(problem, DEVICES["H200"], Plan()).plan.gemms()[0].tiles.n // COLUMNS
     assert count("exp2", up) == parts * smooth
     assert count(r"arith\.divf", up) == parts * smooth
     assert count(r"__nv_(?!exp2f|fabsf)", up) == 0
@@ -186,7 +187,7 @@ def test_a_product_for_each_gradient(dtype, precision, gated, save):
         assert all(("inputPrecision = tf32" in dot) == (bits == "tf32") for dot in dots)
         # One chain a product, whatever split_k the forward had.
         assert count(r"scf\.for", kernel) == products
-        parts = max(1, tiles.n // launch._COLUMNS) if kernel is found[0] else 1
+        parts = max(1, tiles.n // COLUMNS) if kernel is found[0] else 1
         written = re.findall(r"tt\.store [^\n]*", kernel["ir"])
         assert len(written) == parts * stores
         # Each is rounded where it is stored.
@@ -207,7 +208,7 @@ def test_derivative_is_spelled_in_hardware_steps(name):
     problem = Problem(m=33, in_features=64, hidden_features=64, out_features=64, activation=name, dtype="bfloat16")
     (hidden, product) = backward(problem, DEVICES["H200"], ("b_up",), "hidden")
     smooth = name in ("gelu", "gelu_tanh", "quick_gelu", "silu", "sigmoid", "tanh")
-    parts = tiles_for(DEVICES["H200"], "bfloat16", "ieee", 33, 64, 64).n // launch._COLUMNS
+    parts = tiles_for(DEVICES["H200"], "bfloat16", "ieee", 33, 64, 64).n // COLUMNS
     assert count("exp2", hidden) == parts * smooth
     assert count(r"arith\.divf", hidden) == parts * smooth
     assert count(r"__nv_(?!exp2f|fabsf)", hidden) == 0

@@ -4,6 +4,7 @@ import pytest
 
 from parity.cases import BIASES, FORMS, PLANS, SHAPES, SUITES, build, known
 from parity.contract.activations import ACTIVATIONS
+from parity.contract.plan import DECODE_ROWS
 from parity.contract.problem import Device
 from parity.pairwise import cover
 
@@ -63,7 +64,8 @@ def test_core_covers_every_pair_on_the_cpu():
     for (a, values_a), (b, values_b) in combinations(every.items(), 2):
         for left in values_a:
             for right in values_b:
-                assert ((a, left), (b, right)) in found
+                served = (a, b) != ("shape", "plan") or left[0] <= DECODE_ROWS or right.strategy != "decode"
+                assert (((a, left), (b, right)) in found) == served
 
 
 def test_the_pair_test_can_fail():

@@ -12,7 +12,7 @@ from parity.backward import after, evaluate_gradients
 from parity.bounds import Allowance, Bounds, Profile, StageBound, between
 from parity.compare import Comparison, compare
 from parity.contract.activations import ACTIVATIONS
-from parity.contract.plan import Plan
+from parity.contract.plan import DECODE_ROWS, Plan
 from parity.contract.problem import Problem
 from parity.contract.tiles import Tiles
 from parity.contract.tolerance import VERDICTS, Arithmetic
@@ -39,6 +39,8 @@ PLANS = {
     "small": Plan(up=SMALL, down=UNLIKE),
     "split2": Plan(up=UNLIKE, down=SMALL, split_k=2),
     "split4-3": Plan(up=SMALL, down=SMALL, split_k=(4, 3)),
+    "decode": Plan(strategy="decode"),
+    "decode4-2": Plan(strategy="decode", split_k=(4, 2)),
 }
 PRECISIONS = {"fp32": ("float32", "ieee"), "tf32": ("float32", "tf32"), "fp16": ("float16", "ieee")}
 if find_gpu() is not None:
@@ -136,7 +138,12 @@ def rows() -> dict[str, Row]:
         "shape": tuple(SHAPES),
         "plan": tuple(PLANS),
     }
-    found = cover(factors, ("activation", "gated"), lambda row: row["gated"] or not row["gate"])
+
+    def allowed(row: Row) -> bool:
+        few = SHAPES[str(row["shape"])][0] <= DECODE_ROWS
+        return (row["gated"] or not row["gate"]) and (few or PLANS[str(row["plan"])].strategy != "decode")
+
+    found = cover(factors, ("activation", "gated"), allowed)
     return {"-".join(str(value) for value in row.values()): row for row in found}
 
 

@@ -1,6 +1,7 @@
 """fused_mlp: one call, checked before anything is launched."""
 
 import math
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -162,7 +163,7 @@ def _evaluate(x, w_up, w_down, w_gate, b_up, b_gate, b_down, activation, precisi
         out = {"y": training.mlp(text, _rows(x), w_up, w_down, **named, **options, save=save)}
     else:
         taps = torch.float32 if save is None else None
-        out = launch.tiled(Plan.from_json(text), device_of(x), _rows(x), w_up, w_down, **named, **options, taps=taps)
+        out = launch.forward(Plan.from_json(text), device_of(x), _rows(x), w_up, w_down, **named, **options, taps=taps)
     return {name: value.view(*x.shape[:-1], value.shape[-1]) for name, value in out.items()}
 
 
@@ -205,6 +206,11 @@ def _constant_shape(t: Tensor) -> tuple[Any, ...]:
 # The contract is plain Python that a trace of torch.compile need not follow: its answer is a constant of the trace.
 @torch.compiler.assume_constant_result
 def _decide(described: tuple, activation: str, precision: str, plan: Plan | None, trains: bool) -> str:
+    return _decided(described, activation, precision, plan, trains)
+
+
+@lru_cache(maxsize=4096)
+def _decided(described: tuple, activation: str, precision: str, plan: Plan | None, trains: bool) -> str:
     """The chosen plan as text; empty for the library plan."""
     device, operands = described
     chosen = choose(_problem(operands, activation, precision), device_of(device), plan, training=trains).plan

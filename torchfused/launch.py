@@ -6,17 +6,21 @@ from typing import Any
 
 import torch
 
-from parity.contract.plan import Gemm, Plan
+from parity.contract.plan import Gemm, Plan, Strategy
 from parity.contract.problem import Device
-from parity.contract.tiles import Tiles, stage_bytes, tiles_for
+from parity.contract.schedule import COLUMNS, GROUP_M, is_even, schedule
+from parity.contract.tiles import chain_length, tiles_for
 
 from .activations import ACTIVATIONS, DERIVATIVES
 from .kernels.tiled import linear_fwd_kernel
 from .kernels.tiled_backward import hidden_bwd_kernel, product_bwd_kernel
+from .launch_decode import decode
+from .launcher import Launcher
 
-_GROUP_M = 8
-# The columns an epilogue works on at a time: more of a large tile's would spill.
-_COLUMNS = 32
+
+def forward(plan: Plan, *operands: Any, **options: Any) -> dict[str, torch.Tensor]:
+    """The forward pass by the plan's strategy; arguments and result as ``tiled`` and ``decode`` say."""
+    return {Strategy.TILED: tiled, Strategy.DECODE: decode}[plan.strategy](plan, *operands, **options)
 
 
 def tiled(
@@ -129,7 +133,6 @@ def _linear(
     precision: str,
     taps: torch.dtype | None = None,
 ) -> dict[str, torch.Tensor]:
-    tiles = gemm.tiles
     m, k = x.shape
     n = w.shape[0]
     out = {"y": x.new_empty(m, n)}
@@ -142,7 +145,7 @@ def _linear(
     _launch(
         linear_fwd_kernel,
         device,
-        tiles,
+        gemm,
         1 if gate is None else 2,
         (
             x,
@@ -156,6 +159,7 @@ def _linear(
         ),
         (m, n, k),
         (
+            chain_length(k, gemm.split_k),
             *x.stride(),
             *w.stride(),
             *(w if gate is None else gate).stride(),
@@ -169,7 +173,7 @@ def _linear(
         BIAS_GATE=b_gate is not None,
         TAPS=taps is not None,
         TF32=precision == "tf32",
-        COLUMNS=_COLUMNS,
+        COLUMNS=COLUMNS,
     )
     return out
 
@@ -193,7 +197,7 @@ def _hidden_bwd(
     _launch(
         hidden_bwd_kernel,
         device,
-        tiles_for(device, str(dy.dtype).removeprefix("torch."), precision, m, k, n),
+        _one_chain(device, dy, precision, (m, n, k)),
         1,
         (dy, w, s, saved.get("u", s), out.get("h", s), out["d_s"], out.get("d_u", s)),
         (m, n, k),
@@ -203,7 +207,7 @@ def _hidden_bwd(
         GATED=gated,
         HIDDEN=hidden,
         TF32=precision == "tf32",
-        COLUMNS=_COLUMNS,
+        COLUMNS=COLUMNS,
     )
     return out
 
@@ -226,7 +230,7 @@ def _product(
     _launch(
         product_bwd_kernel,
         device,
-        tiles_for(device, str(b.dtype).removeprefix("torch."), precision, m, k, n),
+        _one_chain(device, b, precision, (m, n, k)),
         1,
         (a, b, a2, b2, y),
         (m, n, k),
@@ -237,43 +241,49 @@ def _product(
     return y
 
 
+def _one_chain(device: Device, like: torch.Tensor, precision: str, sizes: tuple[int, int, int]) -> Gemm:
+    m, n, k = sizes
+    tiles = tiles_for(device, str(like.dtype).removeprefix("torch."), precision, m, k, n)
+    return Gemm(tiles=tiles, split_k=1)
+
+
 def _launch(
     kernel: Any,
     device: Device,
-    tiles: Tiles,
+    gemm: Gemm,
     weights: int,
     operands: tuple[torch.Tensor, ...],
     sizes: tuple[int, int, int],
-    strides: tuple[int, ...],
+    rest: tuple[int, ...],
     **constants: Any,
 ) -> None:
-    m, n, k = sizes
-    warps, stages = _schedule(tiles, device, str(operands[0].dtype).removeprefix("torch."), weights)
-    # Triton launches on the current device, which need not be the operands'.
-    with torch.cuda.device_of(operands[0]):
-        kernel[(-(m // -tiles.m) * -(n // -tiles.n),)](
-            *operands,
-            *sizes,
-            *strides,
-            BM=tiles.m,
-            BN=tiles.n,
-            BK=tiles.k,
-            EVEN_MN=m % tiles.m == 0 and n % tiles.n == 0,
-            EVEN_K=k % tiles.k == 0,
-            GROUP_M=_GROUP_M,
-            num_warps=warps,
-            num_stages=stages,
-            # Contraction would round a product and its sum once instead of twice: the twins agreed on twice.
-            enable_fp_fusion=False,
-            **constants,
-        )
+    dtype = str(operands[0].dtype).removeprefix("torch.")
+    _launcher(kernel, device, gemm, weights, dtype, sizes, rest, tuple(constants.items()))(operands)
 
 
 @lru_cache(maxsize=4096)
-def _schedule(tiles: Tiles, device: Device, dtype: str, weights: int) -> tuple[int, int]:
-    """Warps for the accumulators' registers; pipeline stages as shared memory holds them."""
-    large = tiles.m * tiles.n >= 128 * 64
-    fit = (device.smem_bytes - 8192) // stage_bytes(tiles, dtype, weights)
-    # Two programs a processor hide each other's epilogues: worth more than a fourth stage.
-    stages = fit // 2 if large and fit >= 6 else fit
-    return 8 if large else 4, max(1, min(4, stages))
+def _launcher(
+    kernel: Any,
+    device: Device,
+    gemm: Gemm,
+    weights: int,
+    dtype: str,
+    sizes: tuple[int, int, int],
+    rest: tuple[int, ...],
+    constants: tuple[tuple[str, Any], ...],
+) -> Launcher:
+    (m, n, k), tiles = sizes, gemm.tiles
+    warps, stages = schedule(gemm, device, dtype, weights)
+    tiling = {
+        "BM": tiles.m,
+        "BN": tiles.n,
+        "BK": tiles.k,
+        "EVEN_M": m % tiles.m == 0,
+        "EVEN_N": n % tiles.n == 0,
+        "EVEN_K": is_even(gemm, k),
+        "GROUP_M": GROUP_M,
+    }
+    # Contraction would round a product and its sum once instead of twice: the twins agreed on twice.
+    options = {"num_warps": warps, "num_stages": stages, "enable_fp_fusion": False}
+    programs = -(m // -tiles.m) * -(n // -tiles.n)
+    return Launcher(kernel, programs, (*sizes, *rest), tiling | dict(constants), options)

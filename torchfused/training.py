@@ -34,8 +34,8 @@ def mlp(
     precision: str,
     save: str,
 ) -> Tensor:
-    """``y`` of ``launch.tiled`` for x ``[m, k]``, differentiable once. ``plan``: from ``Plan.to_json``; ``save``: what
-    is kept for the backward, if there will be one."""
+    """``y`` of ``launch.forward`` for x ``[m, k]``, differentiable once. ``plan``: from ``Plan.to_json``; ``save``:
+    what is kept for the backward, if there will be one."""
     kept = torch.is_grad_enabled() and any(
         t is not None and t.requires_grad for t in (x, w_up, w_down, w_gate, b_up, b_gate, b_down)
     )
@@ -70,7 +70,7 @@ def _forward(
 ) -> list[Tensor]:
     """y, and what ``saved_names`` says."""
     names = saved_names(save, w_gate is not None)
-    found = launch.tiled(
+    found = launch.forward(
         Plan.from_json(plan), device_of(x), x, w_up, w_down, w_gate=w_gate, b_up=b_up, b_gate=b_gate, b_down=b_down,
         activation=activation, precision=precision, taps=x.dtype if names else None,
     )  # fmt: skip

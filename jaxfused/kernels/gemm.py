@@ -1,4 +1,4 @@
-"""What all GEMM kernels share: which tile is a program's, one accumulator chain over K, halves of a tile."""
+"""What all GEMM kernels share: which tile is a program's, accumulator chains over K, parts of a tile."""
 
 from typing import NamedTuple
 
@@ -33,27 +33,60 @@ def chain(
     start: int, stop: int, tiles: Tiles, tf32: bool,
 ) -> tuple[Array, ...]:  # fmt: skip
     """``acc + a b`` for each of ``bs`` and ``accs``, over ``[start, stop)`` of K, ascending."""
-    steps = pl.cdiv(stop - start, tiles.k)
-    # The compiler unrolls a loop of one step and folds the addition that follows, a bias or the next chain, into the
-    # matrix unit as its first accumulator: another order of summation. A second step, all masked, prevents it.
-    steps = 2 if steps == 1 else steps
-    even = start + steps * tiles.k == stop
-    m_mask = (m.start + jnp.arange(tiles.m) < M)[:, None]
-    n_mask = (n.start + jnp.arange(tiles.n) < N)[None, :]
+
+    steps = _steps(stop - start, tiles)
 
     def step(i, accs):
-        k = pl.ds(start + i * tiles.k, tiles.k)
-        a_mask = jnp.broadcast_to(m_mask, (tiles.m, tiles.k))
-        b_mask = jnp.broadcast_to(n_mask, (tiles.k, tiles.n))
-        if not even:
-            k_mask = k.start + jnp.arange(tiles.k) < stop
-            a_mask &= k_mask[None, :]
-            b_mask &= k_mask[:, None]
-        left = _load(a, m, k, a_mask)  # [BM, BK]
+        left, rights = _step(a, bs, m, n, M, N, start, stop, steps, i, tiles)
         # The sum and the product are one: Triton folds the addition into the matrix unit's accumulator.
-        return tuple(acc + dot(left, _load(b, k, n, b_mask), tf32) for acc, b in zip(accs, bs, strict=True))
+        return tuple(acc + dot(left, right, tf32) for acc, right in zip(accs, rights, strict=True))
 
-    return jax.lax.fori_loop(0, steps, step, accs)
+    return lax.fori_loop(0, steps, step, accs)
+
+
+def chains_abreast(
+    a: Operand, bs: tuple[Operand, ...], m: pl.Slice, n: pl.Slice, M: int, N: int, K: int,
+    length: int, split_k: int, tiles: Tiles, tf32: bool,
+) -> tuple[Array, ...]:  # fmt: skip
+    """``a b`` for each of ``bs``: K is summed in split_k chains of ``length`` terms, tiles.k of each a step, so that no
+    product waits for the one before it; then the chains are added in ascending order."""
+    ends = [(min(i * length, K), min((i + 1) * length, K)) for i in range(split_k)]
+    steps = _steps(min(length, K), tiles)
+
+    def step(i, parts):
+        moved = []
+        for accs, (start, stop) in zip(parts, ends, strict=True):
+            left, rights = _step(a, bs, m, n, M, N, start, stop, steps, i, tiles)
+            moved.append(tuple(acc + dot(left, right, tf32) for acc, right in zip(accs, rights, strict=True)))
+        return tuple(moved)
+
+    zeros = ((jnp.zeros((tiles.m, tiles.n), jnp.float32),) * len(bs),) * split_k
+    first, *others = lax.fori_loop(0, steps, step, zeros)
+    for part in others:
+        first = tuple(a + b for a, b in zip(first, part, strict=True))
+    return first
+
+
+def _steps(terms: int, tiles: Tiles) -> int:
+    # The compiler unrolls a loop of one step and folds the addition that follows, a bias or the next chain, into the
+    # matrix unit as its first accumulator: another order of summation. A second step, all masked, prevents it.
+    steps = pl.cdiv(terms, tiles.k)
+    return 2 if steps == 1 else steps
+
+
+def _step(
+    a: Operand, bs: tuple[Operand, ...], m: pl.Slice, n: pl.Slice, M: int, N: int,
+    start: int, stop: int, steps: int, i: Array, tiles: Tiles,
+) -> tuple[Array, list[Array]]:  # fmt: skip
+    """The operands of a chain's step ``i`` of ``steps``: ``[BM, BK]`` of a and ``[BK, BN]`` of each of ``bs``."""
+    k = pl.ds(start + i * tiles.k, tiles.k)
+    a_mask = jnp.broadcast_to((m.start + jnp.arange(tiles.m) < M)[:, None], (tiles.m, tiles.k))
+    b_mask = jnp.broadcast_to((n.start + jnp.arange(tiles.n) < N)[None, :], (tiles.k, tiles.n))
+    if start + steps * tiles.k != stop:
+        k_mask = k.start + jnp.arange(tiles.k) < stop
+        a_mask &= k_mask[None, :]
+        b_mask &= k_mask[:, None]
+    return _load(a, m, k, a_mask), [_load(b, k, n, b_mask) for b in bs]
 
 
 def dot(a: Array, b: Array, tf32: bool) -> Array:

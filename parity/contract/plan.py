@@ -12,13 +12,20 @@ from functools import lru_cache, partial
 from .errors import UnsupportedError
 from .measured import FASTER
 from .problem import Device, Problem
-from .tiles import CHAIN_TILE, DEEPEST, Tiles, stage_bytes, tiles_for
+from .tiles import Tiles, decode_tiles_for, stage_bytes, tiles_for
+
+# The most rows of a decode plan, and the most chains it keeps going at once.
+DECODE_ROWS = 64
+DECODE_CHAINS = 8
 
 
 class Strategy(StrEnum):
-    """``tiled``: two launches, each GEMM with its epilogue. ``library``: the framework's own unfused operations."""
+    """``tiled``: two launches, each GEMM with its epilogue. ``decode``: one launch of programs that are all on the GPU
+    at once and hand the hidden layer over inside it; for few rows. ``library``: the framework's own unfused operations.
+    """
 
     TILED = "tiled"
+    DECODE = "decode"
     LIBRARY = "library"
 
 
@@ -38,9 +45,10 @@ class Gemm:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Plan:
-    """``up`` and ``down`` tile the two GEMMs; None leaves them to ``choose``. ``split_k = (s, t)`` sums the first
-    GEMM's K range in s chains and the second's in t: each chain is ``ceil(ceil(K / tile k) / s)`` tiles long, the
-    chains are added in ascending order in float32. A single number stands for both.
+    """``up`` and ``down`` tile the two GEMMs; None leaves them to ``choose``; they change no bit. ``split_k = (s, t)``
+    sums the first GEMM's K range in s chains and the second's in t: each chain has ``32 ceil(ceil(K / 32) / s)`` terms,
+    and the chains are added in ascending order in float32. A single number stands for both. Plans of one ``split_k``
+    give the same bits, whatever their strategy and the number of rows.
 
     Raises ValueError for a split below 1, or tiles or splits on a ``library`` plan, which has neither.
     """
@@ -71,14 +79,20 @@ class Plan:
     @property
     def launches(self) -> int | None:
         """Kernel launches of one forward pass; None where the framework decides."""
-        return 2 if self.strategy is Strategy.TILED else None
+        return {Strategy.TILED: 2, Strategy.DECODE: 1}.get(self.strategy)
+
+    @property
+    def splits(self) -> tuple[int, int]:
+        """``split_k`` of each GEMM."""
+        assert isinstance(self.split_k, tuple)
+        return self.split_k
 
     def gemms(self) -> tuple[Gemm, Gemm]:
         """The two GEMMs of a plan that ``choose`` has completed."""
         assert self.up is not None
         assert self.down is not None
-        assert isinstance(self.split_k, tuple)
-        return Gemm(tiles=self.up, split_k=self.split_k[0]), Gemm(tiles=self.down, split_k=self.split_k[1])
+        up, down = self.splits
+        return Gemm(tiles=self.up, split_k=up), Gemm(tiles=self.down, split_k=down)
 
     @lru_cache(maxsize=4096)  # noqa: B019 (a plan is a small value, and a call asks for its text each time)
     def to_json(self) -> str:
@@ -167,6 +181,14 @@ def limitation(problem: Problem, device: Device, plan: Plan) -> str | None:
     """Why ``plan`` cannot run ``problem`` on ``device``, with the way out; None if it can. The one such predicate."""
     if plan.strategy is Strategy.LIBRARY:
         return None
+    if plan.strategy is Strategy.DECODE:
+        if problem.m > DECODE_ROWS:
+            return f"decode serves at most {DECODE_ROWS} rows, these are {problem.m}; use tiled or the library plan"
+        if any(chains > DECODE_CHAINS or chains & (chains - 1) for chains in plan.splits):
+            return (
+                f"decode sums 1, 2, 4 or 8 chains at once, split_k is {plan.split_k}; use one of these, or tiled, "
+                "which sums any number"
+            )
     if device.kind == "cpu":
         return (
             "the kernels need an NVIDIA GPU or the interpreter, this is a CPU without one; "
@@ -186,6 +208,7 @@ def limitation(problem: Problem, device: Device, plan: Plan) -> str | None:
     up, down = complete(plan, problem, device).gemms()
     for gemm, weights in ((up, 1 + problem.gated), (down, 1)):
         need = stage_bytes(gemm.tiles, problem.dtype, weights)
+        need *= gemm.split_k if plan.strategy is Strategy.DECODE else 1
         if need > device.smem_bytes:
             return (
                 f"tiles {gemm.tiles} need {need} bytes of shared memory a pipeline stage, {device.name} has "
@@ -198,14 +221,18 @@ def complete(plan: Plan, problem: Problem, device: Device) -> Plan:
     """``plan`` with the tiles it left open."""
     if plan.strategy is Strategy.LIBRARY:
         return plan
-    # A chain is whole tiles long: with several, a row's bits must not hang on the number of rows its tiles suit.
-    deepest = CHAIN_TILE if plan.split_k != (1, 1) else DEEPEST
     k, h, n = problem.in_features, problem.hidden_features, problem.out_features
-    of = partial(tiles_for, device, problem.dtype, problem.precision, problem.m, deepest=deepest)
-    assert isinstance(plan.split_k, tuple)
-    up, down = (2 if chains > 1 else 1 for chains in plan.split_k)
+    weights, (up, down) = 1 + problem.gated, plan.splits
+    if plan.strategy is Strategy.DECODE:
+        of = partial(decode_tiles_for, device, problem.dtype, problem.precision, problem.m)
+        return replace(
+            plan,
+            up=plan.up or of(k, h, weights=weights, chains=up),
+            down=plan.down or of(h, n, weights=1, chains=down),
+        )
+    of = partial(tiles_for, device, problem.dtype, problem.precision, problem.m)
     return replace(
         plan,
-        up=plan.up or of(k, h, accumulators=up * (1 + problem.gated)),
-        down=plan.down or of(h, n, accumulators=down),
+        up=plan.up or of(k, h, accumulators=min(up, 2) * weights),
+        down=plan.down or of(h, n, accumulators=min(down, 2)),
     )

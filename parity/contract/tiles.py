@@ -1,14 +1,12 @@
-"""How a GEMM is cut: Tiles, what they cost, and the ones that suit a product on a device."""
+"""How a GEMM is cut: Tiles, what they cost, the ones that suit a product on a device, and how long a chain is."""
 
 from dataclasses import dataclass
 
 from .dtypes import DTYPES
 from .problem import Device
 
-# The tiles' depth along K where a plan has several chains and leaves its tiles open: the same for any number of rows.
-CHAIN_TILE = 32
-# The deepest tile: bytes in flight, where few rows leave shared memory free.
-DEEPEST = 256
+# A chain starts at a multiple of this, whatever the tiles are: they change no bit of a product.
+CHAIN_STEP = 32
 # The share of processors that must have a tile: at 0.97 of them, wide tiles were still the faster ones.
 BUSY = 0.75
 
@@ -39,6 +37,11 @@ def stage_bytes(tiles: Tiles, dtype: str, weights: int) -> int:
     return (tiles.m + weights * tiles.n) * tiles.k * DTYPES[dtype].bytes
 
 
+def chain_length(inner: int, chains: int) -> int:
+    """The terms of each of so many ``chains`` over ``inner`` of them; the last may be shorter, or empty."""
+    return -(-(inner // -CHAIN_STEP) // -chains) * CHAIN_STEP
+
+
 def tiles_for(
     device: Device,
     dtype: str,
@@ -48,10 +51,9 @@ def tiles_for(
     outer: int,
     *,
     accumulators: int = 1,
-    deepest: int = DEEPEST,
 ) -> Tiles:
     """Tiles of a product ``[rows, inner] @ [inner, outer]`` that needs so many ``accumulators``: one for each right
-    operand, twice as many for several chains. Nothing here changes a bit of a product that is summed in one chain.
+    operand, twice as many for several chains.
 
     Few rows: narrow and deep tiles, so that many programs read the weights with many bytes in flight. Many rows: wide
     ones, so that each byte read is used often, but not so wide that processors stay without a tile. Always small
@@ -76,8 +78,37 @@ def tiles_for(
             n //= 2
     # A masked load is not pipelined: a tile that divides K, where one of fair depth does, needs no mask.
     even = inner & -inner
-    k = min(_power_of_two(inner), k, deepest)
-    return Tiles(m=m, n=min(_power_of_two(outer), n), k=min(k, even) if even >= CHAIN_TILE else k)
+    k = min(_power_of_two(inner), k)
+    return Tiles(m=m, n=min(_power_of_two(outer), n), k=min(k, even) if even >= CHAIN_STEP else k)
+
+
+def decode_tiles_for(
+    device: Device,
+    dtype: str,
+    precision: str,
+    rows: int,
+    inner: int,
+    outer: int,
+    *,
+    weights: int,
+    chains: int,
+) -> Tiles:
+    """Tiles of a product that one program a processor computes for all of its ``rows``, with so many ``weights`` read
+    side by side and so many ``chains`` summed at once, ``k`` terms of each a step.
+
+    Reading the weights is all that takes time: columns enough that few rows of x are read again for them, but no fewer
+    programs than there are processors; and a step's depth, over all chains, such that several fit shared memory.
+    """
+    m = _power_of_two(rows)
+    n = 32 if -(outer // -32) >= BUSY * device.sm_count else 16
+    if dtype == "float32" and precision == "ieee":
+        # No tensor cores: a chain's operands and accumulators are held in registers.
+        depth = 64
+    else:
+        depth = (256 if m <= 16 else 128) // (DTYPES[dtype].bytes // 2)
+    length = chain_length(inner, chains)
+    k = max(16, min(depth // chains, length & -length))
+    return Tiles(m=m, n=min(_power_of_two(outer), n), k=min(_power_of_two(inner), k))
 
 
 def _power_of_two(size: int) -> int:

@@ -3,7 +3,8 @@
 import triton
 import triton.language as tl
 
-from .gemm import chain, halves, tile_of
+from .epilogue import finish
+from .gemm import chain, tile_of
 
 
 # K=1 as a constant would unroll the loop over K and fold the bias into the matrix unit as its first accumulator.
@@ -20,6 +21,7 @@ def linear_fwd_kernel(
     M,
     N,
     K,
+    LENGTH,
     stride_xm,
     stride_xk,
     stride_wn,
@@ -38,7 +40,8 @@ def linear_fwd_kernel(
     BIAS_GATE: tl.constexpr,
     TAPS: tl.constexpr,
     TF32: tl.constexpr,
-    EVEN_MN: tl.constexpr,
+    EVEN_M: tl.constexpr,
+    EVEN_N: tl.constexpr,
     EVEN_K: tl.constexpr,
     GROUP_M: tl.constexpr,
     COLUMNS: tl.constexpr,
@@ -46,8 +49,9 @@ def linear_fwd_kernel(
     """``y = act(x w^T + b)``, or ``y = act(x gate^T + b_gate) * (x w^T + b)`` when GATED.
 
     x ``[M, K]``, w and gate ``[N, K]``, y ``[M, N]`` row-major. float32 accumulation, bias and activation; y is
-    rounded once, to its own type. TAPS also writes the argument of the activation to s and, when GATED, the other
-    factor to u (``[M, N]``, rounded to their own type).
+    rounded once, to its own type. K is summed in SPLIT_K chains of LENGTH terms, the last ones as far as K goes. TAPS
+    also writes the argument of the activation to s and, when GATED, the other factor to u (``[M, N]``, rounded to
+    their own type).
     """
     tile_m, tile_n = tile_of(M, N, BM, BN, GROUP_M)
     # 64-bit: a row's offset passes 2^31 elements in large batches.
@@ -59,59 +63,21 @@ def linear_fwd_kernel(
     w_cols = w_ptr + n[None, :] * stride_wn
     gate_cols = gate_ptr + n[None, :] * stride_gn
 
-    length = tl.cdiv(tl.cdiv(K, BK), SPLIT_K) * BK
     zeros = tl.zeros((BM, BN), tl.float32)
     none = zeros if GATED else 0.0
     acc, acc_gate = chain(
-        zeros, none, x_rows, w_cols, gate_cols, m_mask, n_mask, 0, min(length, K),
-        stride_xk, stride_wk, stride_gk, BK, GATED, TF32, EVEN_MN, EVEN_K,
+        zeros, none, x_rows, w_cols, gate_cols, m_mask, n_mask, 0, min(LENGTH, K),
+        stride_xk, stride_wk, stride_gk, BK, GATED, TF32, EVEN_M, EVEN_N, EVEN_K,
     )  # fmt: skip
     for i in range(1, SPLIT_K):
         part, part_gate = chain(
-            zeros, none, x_rows, w_cols, gate_cols, m_mask, n_mask, i * length, min((i + 1) * length, K),
-            stride_xk, stride_wk, stride_gk, BK, GATED, TF32, EVEN_MN, EVEN_K,
+            zeros, none, x_rows, w_cols, gate_cols, m_mask, n_mask, i * LENGTH, min((i + 1) * LENGTH, K),
+            stride_xk, stride_wk, stride_gk, BK, GATED, TF32, EVEN_M, EVEN_N, EVEN_K,
         )  # fmt: skip
         acc += part
         acc_gate += part_gate
 
-    _finish(
+    finish(
         acc, acc_gate, b_ptr, b_gate_ptr, y_ptr, s_ptr, u_ptr, m, tile_n * BN, M, N, stride_b, stride_bg,
         BN, COLUMNS, ACTIVATION, GATED, BIAS, BIAS_GATE, TAPS,
     )  # fmt: skip
-
-
-@triton.jit
-def _finish(
-    acc, acc_gate, b_ptr, b_gate_ptr, y_ptr, s_ptr, u_ptr, m, first, M, N, stride_b, stride_bg,
-    BN: tl.constexpr, COLUMNS: tl.constexpr, ACTIVATION: tl.constexpr,
-    GATED: tl.constexpr, BIAS: tl.constexpr, BIAS_GATE: tl.constexpr, TAPS: tl.constexpr,
-):  # fmt: skip
-    """The epilogue of the columns from ``first`` on, COLUMNS at a time."""
-    if BN > COLUMNS:
-        left, right = halves(acc)
-        gate_left, gate_right = halves(acc_gate) if GATED else (acc_gate, acc_gate)
-        _finish(
-            left, gate_left, b_ptr, b_gate_ptr, y_ptr, s_ptr, u_ptr, m, first, M, N, stride_b, stride_bg,
-            BN // 2, COLUMNS, ACTIVATION, GATED, BIAS, BIAS_GATE, TAPS,
-        )  # fmt: skip
-        _finish(
-            right, gate_right, b_ptr, b_gate_ptr, y_ptr, s_ptr, u_ptr, m, first + BN // 2, M, N, stride_b, stride_bg,
-            BN // 2, COLUMNS, ACTIVATION, GATED, BIAS, BIAS_GATE, TAPS,
-        )  # fmt: skip
-    else:
-        n = (first + tl.arange(0, BN)).to(tl.int64)
-        if BIAS:
-            acc += tl.load(b_ptr + n * stride_b, mask=n < N, other=0.0).to(tl.float32)[None, :]
-        if BIAS_GATE:
-            acc_gate += tl.load(b_gate_ptr + n * stride_bg, mask=n < N, other=0.0).to(tl.float32)[None, :]
-        out = m[:, None] * N + n[None, :]
-        mask = (m < M)[:, None] & (n < N)[None, :]
-        if GATED:
-            y = ACTIVATION(acc_gate) * acc
-        else:
-            y = ACTIVATION(acc)
-        if TAPS:
-            tl.store(s_ptr + out, (acc_gate if GATED else acc).to(s_ptr.dtype.element_ty), mask=mask)
-            if GATED:
-                tl.store(u_ptr + out, acc.to(u_ptr.dtype.element_ty), mask=mask)
-        tl.store(y_ptr + out, y.to(y_ptr.dtype.element_ty), mask=mask)

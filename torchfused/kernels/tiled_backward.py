@@ -30,7 +30,8 @@ def hidden_bwd_kernel(
     GATED: tl.constexpr,
     HIDDEN: tl.constexpr,
     TF32: tl.constexpr,
-    EVEN_MN: tl.constexpr,
+    EVEN_M: tl.constexpr,
+    EVEN_N: tl.constexpr,
     EVEN_K: tl.constexpr,
     GROUP_M: tl.constexpr,
     COLUMNS: tl.constexpr,
@@ -46,7 +47,8 @@ def hidden_bwd_kernel(
     w_cols = w_ptr + n[None, :] * stride_wn
     dh, _ = chain(
         tl.zeros((BM, BN), tl.float32), 0.0, dy_ptr + m[:, None] * stride_dm, w_cols, w_cols,
-        (m < M)[:, None], (n < N)[None, :], 0, K, stride_dk, stride_wk, stride_wk, BK, False, TF32, EVEN_MN, EVEN_K,
+        (m < M)[:, None], (n < N)[None, :], 0, K,
+        stride_dk, stride_wk, stride_wk, BK, False, TF32, EVEN_M, EVEN_N, EVEN_K,
     )  # fmt: skip
     _finish(
         dh, s_ptr, u_ptr, h_ptr, ds_ptr, du_ptr, m, tile_n * BN, M, N,
@@ -113,7 +115,8 @@ def product_bwd_kernel(
     BK: tl.constexpr,
     PAIR: tl.constexpr,
     TF32: tl.constexpr,
-    EVEN_MN: tl.constexpr,
+    EVEN_M: tl.constexpr,
+    EVEN_N: tl.constexpr,
     EVEN_K: tl.constexpr,
     GROUP_M: tl.constexpr,
 ):
@@ -129,12 +132,12 @@ def product_bwd_kernel(
     b_cols = b_ptr + n[None, :] * stride_bn
     acc, _ = chain(
         tl.zeros((BM, BN), tl.float32), 0.0, a_ptr + m[:, None] * stride_am, b_cols, b_cols,
-        m_mask, n_mask, 0, K, stride_ak, stride_bk, stride_bk, BK, False, TF32, EVEN_MN, EVEN_K,
+        m_mask, n_mask, 0, K, stride_ak, stride_bk, stride_bk, BK, False, TF32, EVEN_M, EVEN_N, EVEN_K,
     )  # fmt: skip
     if PAIR:
         b2_cols = b2_ptr + n[None, :] * stride_b2n
         acc, _ = chain(
             acc, 0.0, a2_ptr + m[:, None] * stride_a2m, b2_cols, b2_cols,
-            m_mask, n_mask, 0, K, stride_a2k, stride_b2k, stride_b2k, BK, False, TF32, EVEN_MN, EVEN_K,
+            m_mask, n_mask, 0, K, stride_a2k, stride_b2k, stride_b2k, BK, False, TF32, EVEN_M, EVEN_N, EVEN_K,
         )  # fmt: skip
     tl.store(y_ptr + m[:, None] * N + n[None, :], acc.to(y_ptr.dtype.element_ty), mask=m_mask & n_mask)
