@@ -131,7 +131,7 @@ class Ours(Contender):
         return None
 
     def variants(self, case: Case) -> list[tuple[str, Any]]:
-        return our_plans(case.mode)
+        return our_plans(case.mode, case.m)
 
     def build(self, case: Case, plan: Any) -> Function:
         fused_mlp = importlib.import_module("jaxfused").fused_mlp
@@ -163,7 +163,7 @@ class OursAuto(Ours):
     """The automatic choice alone, for the processes with other XLA flags."""
 
     def variants(self, case: Case) -> list[tuple[str, Any]]:
-        return our_plans(case.mode)[:1]
+        return our_plans(case.mode, case.m)[:1]
 
 
 CONTENDERS: list[Contender] = [Xla(), Ours(), Tokamax()]

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from parity.contract.plan import Backend, Plan, Strategy
+from parity.contract.plan import DECODE_ROWS, LIBRARY, SERVED, Plan, Strategy
 from parity.contract.saved import SAVES
 
 # Process-wide XLA flags: suffix of the contender's name -> XLA_FLAGS. Command buffers are XLA's CUDA graphs; on by
@@ -17,17 +17,15 @@ VARIANTS = {
 HEAVY_VARIANTS = ("no_command_buffers", "all_command_buffers")
 
 
-def our_plans(mode: str) -> list[tuple[str, Any]]:
-    """(label, the arguments of fused_mlp that ask for it): "auto", and one forced plan for each strategy and backend
-    there is; for a training step also each way to save."""
-    plans: list[tuple[str, Any]] = [("auto", {})]
-    for strategy in Strategy:
-        if strategy is Strategy.LIBRARY:
-            plans.append(("library", {"plan": Plan(strategy=strategy)}))
+def our_plans(mode: str, m: int) -> list[tuple[str, Any]]:
+    """(label, the arguments of fused_mlp that ask for it): "auto", "library", and each plan there are kernels for that
+    serves so many rows; for a training step, which decode plans leave to tiled ones, also each way to save."""
+    plans: list[tuple[str, Any]] = [("auto", {}), ("library", {"plan": LIBRARY})]
+    for strategy, backend in SERVED:
+        if strategy is Strategy.DECODE and (m > DECODE_ROWS or mode != "forward"):
             continue
-        for backend in Backend:
-            forced = {"plan": Plan(strategy=strategy, backend=backend)}
-            plans.append((f"{strategy}/{backend}", forced))
-            if mode != "forward":
-                plans += [(f"{strategy}/{backend}, {save}", forced | {"save": save}) for save in SAVES[1:]]
+        forced = {"plan": Plan(strategy=strategy, backend=backend)}
+        plans.append((f"{strategy}/{backend}", forced))
+        if mode != "forward":
+            plans += [(f"{strategy}/{backend}, {save}", forced | {"save": save}) for save in SAVES[1:]]
     return plans

@@ -182,7 +182,7 @@ class Ours(Contender):
         return None
 
     def variants(self, case: Case) -> list[tuple[str, Any]]:
-        return our_plans(case.mode)
+        return our_plans(case.mode, case.m)
 
     def build(self, case: Case, plan: Any) -> Function:
         fused_mlp = importlib.import_module("torchfused").fused_mlp

@@ -93,7 +93,11 @@ class FakeWorker:
         for name, c in self._contenders.items():
             if name not in contenders or c.absent or (c.heavy and not self._case.heavy):
                 continue
-            for label, _ in our_plans(self._case.mode) if name.startswith(("torchfused", "jaxfused")) else [("", None)]:
+            for label, _ in (
+                our_plans(self._case.mode, self._case.m)
+                if name.startswith(("torchfused", "jaxfused"))
+                else [("", None)]
+            ):
                 key = f"{name}|{label}"
                 if key in skip:
                     continue

@@ -11,20 +11,25 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plt
 from jax.typing import DTypeLike
 
-from parity.contract.plan import Gemm, Plan, Strategy
+from parity.contract.plan import Backend, Gemm, Plan, Strategy
 from parity.contract.problem import Device
 from parity.contract.schedule import COLUMNS, GROUP_M, schedule
 from parity.contract.tiles import tiles_for
 
+from . import launch_decode, launch_hopper
 from .activations import ACTIVATIONS, DERIVATIVES
 from .kernels.tiled import linear_fwd_kernel
 from .kernels.tiled_backward import hidden_bwd_kernel, product_bwd_kernel
-from .launch_decode import decode
 
 
 def forward(plan: Plan, *operands: Any, **options: Any) -> dict[str, Array]:
-    """The forward pass by the plan's strategy; arguments and result as ``tiled`` and ``decode`` say."""
-    return {Strategy.TILED: tiled, Strategy.DECODE: decode}[plan.strategy](plan, *operands, **options)
+    """The forward pass by the plan's strategy and backend; arguments and result as ``tiled`` says."""
+    launch = {
+        (Strategy.TILED, Backend.PORTABLE): tiled,
+        (Strategy.DECODE, Backend.PORTABLE): launch_decode.decode,
+        (Strategy.DECODE, Backend.HOPPER): launch_hopper.decode,
+    }
+    return launch[plan.strategy, plan.backend](plan, *operands, **options)
 
 
 def tiled(

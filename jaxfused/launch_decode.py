@@ -12,7 +12,7 @@ from jax.typing import DTypeLike
 
 from parity.contract.plan import Plan
 from parity.contract.problem import Device
-from parity.contract.schedule import COLUMNS, decode_stages
+from parity.contract.schedule import COLUMNS, decode_stages, programs
 
 from .activations import ACTIVATIONS
 from .kernels.decode import decode_fwd_kernel
@@ -77,7 +77,7 @@ def decode(
             given,
             kept,
             out | ({"arrivals": jax.ShapeDtypeStruct((1,), jnp.int32)} if together else {}),
-            min(blocks, device.sm_count),
+            programs(blocks, device),
             stages,
             interpret=not together,
         )
@@ -89,7 +89,7 @@ def _launch(
     given: Mapping[str, Array],
     kept: Mapping[str, Array],
     out: Mapping[str, jax.ShapeDtypeStruct],
-    programs: int,
+    grid: int,
     stages: int,
     *,
     interpret: bool,
@@ -105,7 +105,7 @@ def _launch(
     results = pl.pallas_call(
         launched,
         out_shape=list(out.values()),
-        grid=(programs,),
+        grid=(grid,),
         input_output_aliases={len(given) + i: list(out).index(name) for i, name in enumerate(kept)},
         interpret=interpret,
         compiler_params=plt.CompilerParams(num_warps=4, num_stages=stages),

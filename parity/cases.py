@@ -6,7 +6,7 @@ from functools import cache
 from typing import Literal
 
 from .contract.activations import ACTIVATIONS
-from .contract.plan import DECODE_ROWS, Plan, Strategy, limitation
+from .contract.plan import DECODE_ROWS, Backend, Plan, Strategy, limitation
 from .contract.problem import Device, Problem
 from .contract.saved import SAVES
 from .contract.tiles import Tiles
@@ -76,15 +76,18 @@ SHAPES = {
     "many-rows": (130, 16, 24, 16),
     "empty": (0, 20, 24, 28),
 }
+HOPPER = Plan(strategy=Strategy.DECODE, backend=Backend.HOPPER)
 SMALL, UNLIKE = Tiles(m=16, n=16, k=16), Tiles(m=16, n=32, k=32)
 PLANS = {
     "tiled": TILED,
     "small": Plan(up=SMALL, down=SMALL),
     "split2": Plan(up=SMALL, down=UNLIKE, split_k=2),
     "split3-1": Plan(up=UNLIKE, down=SMALL, split_k=(3, 1)),
-    "decode": Plan(strategy="decode"),
-    "decode4-2": Plan(strategy="decode", split_k=(4, 2)),
+    "decode": Plan(strategy=Strategy.DECODE),
+    "decode4-2": Plan(strategy=Strategy.DECODE, split_k=(4, 2)),
 }
+# Plans of one device alone, by name as the others.
+OWN_PLANS = {"hopper": HOPPER}
 FORMS = ("plain", "gated")
 BIASES = (False, True)
 DTYPES = ("fp32", "tf32", "fp16", "bf16")
@@ -120,7 +123,13 @@ def build(
     parts = [activation, "gated" * gated, biases, dtype, f"{m}x{k}x{h}x{n}"]
     parts += ["" if plan == "tiled" else plan, "" if stimulus == "normal" else stimulus]
     parts += ["" if save == "preact" else save]
-    return Case(name="-".join(filter(None, parts)), problem=problem, stimulus=stimulus, plan=PLANS[plan], save=save)
+    return Case(
+        name="-".join(filter(None, parts)),
+        problem=problem,
+        stimulus=stimulus,
+        plan=(PLANS | OWN_PLANS)[plan],
+        save=save,
+    )
 
 
 def smoke() -> list[Case]:
@@ -221,6 +230,23 @@ def full() -> list[Case]:
             (forms[1], "tf32", "preact"),
         )
     ]
+    hopper = [
+        build(
+            activation,
+            (m, 512, 768, 320),
+            dtype,
+            gated=gated,
+            biases="ugd" if gated else "ud",
+            plan="hopper",
+        )
+        for activation, m in zip(ACTIVATIONS, (1, 2, 7, 8, 9, 16, 17, 33, 64), strict=True)
+        for dtype, gated in (("bf16", False), ("fp16", True))
+    ]
+    hopper += [
+        build(activation, (m, 4096, hidden, 4096), "bf16", gated=gated, biases="" if gated else "ud", plan="hopper")
+        for (activation, gated), hidden in zip(forms, (4096, 14336), strict=True)
+        for m in (1, 16, 64)
+    ]
     middle = [
         build(activation, (300, 257, 520, 264), dtype, gated=gated, biases="ugd" if gated else "ud", plan=plan)
         for activation in ACTIVATIONS
@@ -235,7 +261,7 @@ def full() -> list[Case]:
     factors = {"activation": tuple(ACTIVATIONS), "form": FORMS, "up": BIASES, "gate": BIASES, "down": BIASES}
     factors |= {"dtype": ("bf16",), "shape": tuple(SHAPES), "plan": tuple(PLANS), "save": SAVES}
     bf16 = [_from_row(row) for row in cover(factors, ("activation", "form"), _sound)]
-    return _distinct([*core(), *bf16, *middle, *layers])
+    return _distinct([*core(), *bf16, *middle, *hopper, *layers])
 
 
 SUITES = {"smoke": cache(smoke), "core": cache(core), "full": cache(full)}

@@ -18,12 +18,18 @@ from triton.compiler import ASTSource
 
 from parity.contract.plan import Plan, choose
 from parity.contract.problem import Device, Problem, smem_of
-from torchfused import launch
+from torchfused import launch, launch_decode
 from torchfused.activations import ACTIVATIONS
 
 CUOBJDUMP = Path(nvidia.__file__).parent / "bin" / "cuobjdump"
 POINTERS = {torch.float32: "*fp32", torch.float16: "*fp16", torch.bfloat16: "*bf16", torch.int32: "*i32"}
 INSTRUCTIONS = ("wgmma.mma_async", "mma.sync", "tcgen05.mma", "fma.rn.f32", "ex2.approx", "div.full.f32", "div.rn.f32")
+KERNELS = (
+    (launch, "linear_fwd_kernel"),
+    (launch, "hidden_bwd_kernel"),
+    (launch, "product_bwd_kernel"),
+    (launch_decode, "decode_fwd_kernel"),
+)
 SMS = {80: 108, 86: 84, 90: 132, 100: 148}
 
 
@@ -94,13 +100,19 @@ def usage(cubin: bytes) -> dict[str, int]:
 
 
 def launches(
-    arch: int, problem: Problem, *, split_k: int = 1, taps: bool = False, train: bool = False, layout: str = "linear"
+    arch: int,
+    problem: Problem,
+    *,
+    plan: Plan | None = None,
+    taps: bool = False,
+    train: bool = False,
+    layout: str = "linear",
 ) -> list[dict]:
     """Each launch of one forward pass, and of one backward where ``train``. ``layout``: how the weights are held:
     "linear" as nn.Linear does, "transposed", or "strided" with steps everywhere, x as well."""
     capability = divmod(arch, 10)
     device = Device(kind="gpu", smem_bytes=smem_of(capability), capability=capability, sm_count=SMS[arch])
-    plan = choose(problem, device, Plan(split_k=split_k)).plan
+    plan = choose(problem, device, plan or Plan()).plan
     dtype = getattr(torch, problem.dtype)
     m, k, h, n = problem.m, problem.in_features, problem.hidden_features, problem.out_features
 
@@ -114,15 +126,16 @@ def launches(
         return torch.empty(shape, dtype=dtype, device="meta")
 
     found: list[dict] = []
-    for name in ("linear_fwd_kernel", "hidden_bwd_kernel", "product_bwd_kernel"):
-        kernel = getattr(launch, name)
-        setattr(launch, name, Compiled(kernel.kernel if isinstance(kernel, Compiled) else kernel, arch, found))
+    launch_decode.arrivals_of = lambda device: torch.empty(1, dtype=torch.int32, device=device)
+    for room, name in KERNELS:
+        kernel = getattr(room, name)
+        setattr(room, name, Compiled(kernel.kernel if isinstance(kernel, Compiled) else kernel, arch, found))
     x, w_up, w_down = held(m, k), held(h, k, weight=True), held(n, h, weight=True)
     w_gate = held(h, k, weight=True) if problem.gated else None
     options = {"activation": problem.activation, "precision": problem.precision}
     biases = {"b_up": held(h), "b_gate": held(h) if problem.gated else None, "b_down": held(n)}
     tapped = dtype if train else torch.float32 if taps else None
-    stages = launch.tiled(plan, device, x, w_up, w_down, w_gate=w_gate, **biases, **options, taps=tapped)
+    stages = launch.forward(plan, device, x, w_up, w_down, w_gate=w_gate, **biases, **options, taps=tapped)
     if train:
         saved = {name: stages[name] for name in ("s", "u") if name in stages}
         needs = ("x", "w_up", "b_up")
@@ -143,11 +156,15 @@ def cases(arch: int) -> Iterator[tuple[str, Problem, dict]]:
                 problem = Problem(m=m, **sizes, activation="gelu", gated=gated, dtype=dtype, precision=precision)
                 train = {"train": True} if m == 512 else {"taps": not gated}
                 yield f"{dtype}-{precision}-{m}-{'gated' if gated else 'plain'}", problem, train
+    for m in (1, 64):
+        for chains in (1, 4):
+            few = Problem(m=m, **layer, gated=m == 1, dtype="bfloat16")
+            yield f"decode-{m}-{chains}", few, {"plan": Plan(strategy="decode", split_k=chains)}
     half = Problem(m=4096, **layer, dtype="float16")
     gated = Problem(m=4096, **layer, gated=True, dtype="float16")
     yield "float16", half, {"train": True}
     yield "float16-gated", gated, {"train": True}
-    yield "split", half, {"split_k": 3}
+    yield "split", half, {"plan": Plan(split_k=3)}
     yield "strided", half, {"layout": "strided"}
     yield "transposed-gated", gated, {"layout": "transposed"}
     if arch == 90:

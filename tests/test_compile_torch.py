@@ -12,7 +12,7 @@ from parity.contract.activations import ACTIVATIONS
 
 # exp2 and division of each activation, a hardware instruction each.
 EXPONENTIALS = {"gelu", "gelu_tanh", "quick_gelu", "silu", "sigmoid", "tanh"}
-KERNELS = {"linear_fwd_kernel", "hidden_bwd_kernel", "product_bwd_kernel"}
+KERNELS = {"linear_fwd_kernel", "hidden_bwd_kernel", "product_bwd_kernel", "decode_fwd_kernel"}
 # The sums over rows of float32 are IEEE whatever the precision: these tiles are theirs alone.
 BIAS_SUMS = {"16x64x16"}
 # Rows of 4095 numbers, which no wide load fits; slices with steps everywhere; a register or two short in float32.

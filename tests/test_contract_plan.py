@@ -40,8 +40,9 @@ def problem(m=8, **fields):
         (lambda: choose(problem(), CPU, "library"), "plan is 'library', must be a Plan, such as Plan(strategy="),
         (lambda: Plan(strategy="library", split_k=2), "a library plan has no tiles and no split_k"),
         (lambda: Plan(strategy="library", up=Tiles(m=16, n=16, k=16)), "a library plan has no tiles and no split_k"),
+        (lambda: Plan(strategy="decode", backend="hopper", up=Tiles(m=16, n=16, k=16)), "a hopper plan has no tiles"),
         (lambda: Plan(strategy="magic"), "strategy is 'magic', must be one of tiled, decode, library"),
-        (lambda: Plan(backend="metal"), "backend is 'metal', must be one of portable"),
+        (lambda: Plan(backend="metal"), "backend is 'metal', must be one of portable, hopper"),
     ],
 )
 def test_unsound_plan(build, message):
@@ -166,6 +167,42 @@ def test_decode_refuses_many_rows_and_odd_chains():
     for split in (3, 16, (1, 6)):
         with pytest.raises(UnsupportedError, match="decode sums 1, 2, 4 or 8 chains at once, split_k is"):
             choose(few, H200, Plan(strategy="decode", split_k=split))
+
+
+HOPPER = Plan(strategy="decode", backend="hopper")
+
+
+@pytest.mark.parametrize(
+    ("asked", "device", "plan", "message"),
+    [
+        (
+            problem(),
+            H200,
+            replace(HOPPER, strategy="tiled"),
+            "there is none; there are tiled/portable, decode/portable, decode/hopper and library",
+        ),
+        (problem(dtype="float16"), A10, HOPPER, "the hopper backend needs compute capability 9.0, NVIDIA A10 has 8.6"),
+        (problem(dtype="float16"), INTERPRETER, HOPPER, "the hopper backend needs compute capability 9.0, cpu has 0.0"),
+        (problem(), H200, HOPPER, "the hopper backend serves float16 and bfloat16, these are float32"),
+        (problem(dtype="float16", packed=False), H200, HOPPER, "the hopper backend reads packed row-major operands"),
+        (problem(dtype="float16", in_features=264), H200, HOPPER, "the hopper backend serves sums of multiples of 256"),
+        (problem(dtype="float16", out_features=72), H200, HOPPER, "the hopper backend serves sums of multiples of 256"),
+        (problem(dtype="float16"), H200, replace(HOPPER, split_k=2), "the hopper backend sums one chain, split_k is"),
+        (problem(65, dtype="float16"), H200, HOPPER, "decode serves at most 64 rows, these are 65"),
+    ],
+)
+def test_what_hopper_refuses(asked, device, plan, message):
+    with pytest.raises(UnsupportedError, match=f"cannot run here: {re.escape(message)}"):
+        choose(asked, device, plan)
+
+
+def test_a_hopper_plan_has_no_tiles_and_trains_by_tiled():
+    asked = problem(64, dtype="float16", gated=True)
+    done = choose(asked, H200, HOPPER).plan
+    assert (done, str(done), done.launches) == (HOPPER, "decode/hopper", 1)
+    assert Plan.from_json(done.to_json()) == done
+    trained = choose(asked, H200, HOPPER, training=True).plan
+    assert (trained.strategy, trained.splits) == (Strategy.TILED, HOPPER.splits)
 
 
 @pytest.mark.parametrize(("dtype", "precision"), [("float32", "ieee"), ("float32", "tf32"), ("float16", "ieee")])

@@ -10,8 +10,8 @@ ROOT = Path(__file__).parents[1]
 
 # What each framework says in its own way, and nothing else. (file, name) -> why.
 ONLY_JAX_FILES = {"linen.py"}
-# jax keeps no state between calls and launches through XLA.
-ONLY_TORCH_FILES = {"arrivals.py", "launcher.py"}
+# jax keeps no state between calls, launches through XLA, and has no version that differs in what is used.
+ONLY_TORCH_FILES = {"_compat.py", "arrivals.py", "launcher.py"}
 ONLY_HERE = {
     ("device.py", "interpreted"): "Triton keeps this switch itself",
     ("module.py", "promote"): "Flax separates what is stored from what is computed in",
@@ -88,6 +88,10 @@ HELPERS = {
     ("launch.py", "_zeros"): "an output is described in Pallas, allocated in torch",
     ("launch_decode.py", "_launch"): "two launches hand outputs on where arrays are values",
     ("launch_decode.py", "_launchers"): "as launch.py's",
+    ("launch_hopper.py", "_launcher"): "as launch.py's",
+    ("launch_hopper.py", "_activation"): "Gluon takes Triton's functions compiled anew",
+    ("launch_hopper.py", "_described"): "Pallas makes its own tensor maps",
+    ("launch_hopper.py", "_cut"): "in Triton part of the launcher's constants",
     ("kernels/decode.py", "_block"): "Triton's loop over a program's blocks stands in the kernel",
     ("kernels/decode.py", "_blocks"): "Pallas' loop has a body of its own",
     ("kernels/tiled_backward.py", "_finish"): "Triton recurses over an epilogue's parts where Pallas loops",

@@ -14,6 +14,8 @@ class _Pages:
         self.device = device
         self.streams: dict[int, torch.Tensor] = {}
         self.free: list[torch.Tensor] = []
+        # A graph holds a word's address and no reference to it.
+        self.kept: list[torch.Tensor] = []
 
     def of_stream(self) -> torch.Tensor:
         stream = torch.cuda.current_stream(self.device).cuda_stream
@@ -26,6 +28,7 @@ class _Pages:
             page = torch.zeros(_WORDS * _APART, dtype=torch.int32, device=self.device)
             # Another stream may be the first to use a word.
             torch.cuda.current_stream(self.device).synchronize()
+            self.kept.append(page)
             self.free = list(page[::_APART])
         return self.free.pop()
 

@@ -191,7 +191,14 @@ def _autocast(*operands: Any) -> tuple[Any, ...]:
 def _described(operands: tuple[Any, ...]) -> tuple[torch.device, tuple]:
     """What the decision hangs on, in values that a compiler's trace holds as constants."""
     shape = _constant_shape if torch.compiler.is_compiling() else _shape
-    return operands[0].device, tuple(None if t is None else (shape(t), t.dtype, t.device) for t in operands)
+    return operands[0].device, tuple(
+        None if t is None else (shape(t), t.dtype, t.device, _is_packed(t)) for t in operands
+    )
+
+
+def _is_packed(t: Tensor) -> bool:
+    # Of the offset, not the address, which a trace does not know; the allocator's blocks are aligned.
+    return t.is_contiguous() and t.storage_offset() * t.itemsize % 16 == 0
 
 
 def _shape(t: Tensor) -> tuple[int, ...]:
@@ -219,7 +226,7 @@ def _decided(described: tuple, activation: str, precision: str, plan: Plan | Non
 
 def _problem(operands: tuple, activation: str, precision: str) -> Problem:
     described = (
-        None if t is None else Operand(t[0], str(t[1]).removeprefix("torch."), str(t[2])) for t in operands
+        None if t is None else Operand(t[0], str(t[1]).removeprefix("torch."), str(t[2]), t[3]) for t in operands
     )  # fmt: skip
     return problem_of(*described, activation=activation, precision=precision, layout="out_in")
 

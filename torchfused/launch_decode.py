@@ -7,7 +7,7 @@ import torch
 
 from parity.contract.plan import Plan
 from parity.contract.problem import Device
-from parity.contract.schedule import COLUMNS, decode_stages, is_even
+from parity.contract.schedule import COLUMNS, decode_stages, is_even, programs
 from parity.contract.tiles import chain_length
 
 from .activations import ACTIVATIONS
@@ -133,7 +133,7 @@ def _launchers(
     return tuple(
         Launcher(
             kernel,
-            min(blocks, device.sm_count),
+            programs(blocks, device),
             (
                 *sizes,
                 chain_length(k, up.split_k),

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
 
 class Launcher:
@@ -26,23 +27,23 @@ class Launcher:
         self._compiled: dict[tuple, Any] = {}
         self._rest: tuple = ()
 
-    def __call__(self, tensors: tuple[torch.Tensor, ...]) -> None:
-        """``tensors``: the kernel's pointers, in its order, all on one device."""
+    def __call__(self, tensors: tuple[torch.Tensor, ...], described: tuple[TensorDescriptor, ...] = ()) -> None:
+        """``described`` and ``tensors``: the kernel's tensor maps and pointers, in its order, all on one device."""
         device = tensors[0].device
         if device.type == "cuda" and device.index != torch.cuda.current_device():
             # Triton launches on the current device.
             with torch.cuda.device(device):
-                self(tensors)
+                self(tensors, described)
             return
         addresses = [tensor.data_ptr() for tensor in tensors]
         key = (device.index, *(address % 16 for address in addresses))
         compiled = self._compiled.get(key)
         if compiled is not None:
-            compiled[self.grid](*addresses, *self._rest)
+            compiled[self.grid](*described, *addresses, *self._rest)
             return
-        compiled = self.kernel[self.grid](*tensors, *self.integers, **self.constants, **self.options)
+        compiled = self.kernel[self.grid](*described, *tensors, *self.integers, **self.constants, **self.options)
         # An interpreter compiles nothing.
         if compiled is not None:
-            names = compiled.src.fn.arg_names[len(tensors) + len(self.integers) :]
+            names = compiled.src.fn.arg_names[len(described) + len(tensors) + len(self.integers) :]
             self._rest = (*self.integers, *(self.constants[name] for name in names))
             self._compiled[key] = compiled

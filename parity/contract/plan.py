@@ -17,6 +17,9 @@ from .tiles import Tiles, decode_tiles_for, stage_bytes, tiles_for
 # The most rows of a decode plan, and the most chains it keeps going at once.
 DECODE_ROWS = 64
 DECODE_CHAINS = 8
+# A hopper plan's step along a sum, and the columns of its blocks.
+HOPPER_DEPTH = 256
+HOPPER_COLUMNS = 64
 
 
 class Strategy(StrEnum):
@@ -30,9 +33,19 @@ class Strategy(StrEnum):
 
 
 class Backend(StrEnum):
-    """Which kernels serve a strategy. ``portable``: Triton in torchfused, Pallas' Triton lowering in jaxfused."""
+    """Which kernels serve a strategy. ``portable``: Triton in torchfused, Pallas' Triton lowering in jaxfused.
+    ``hopper``: Gluon in torchfused, Pallas Mosaic GPU in jaxfused, for compute capability 9.0."""
 
     PORTABLE = "portable"
+    HOPPER = "hopper"
+
+
+# What there are kernels for, in both twins.
+SERVED = (
+    (Strategy.TILED, Backend.PORTABLE),
+    (Strategy.DECODE, Backend.PORTABLE),
+    (Strategy.DECODE, Backend.HOPPER),
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,7 +63,8 @@ class Plan:
     and the chains are added in ascending order in float32. A single number stands for both. Plans of one ``split_k``
     give the same bits, whatever their strategy and the number of rows.
 
-    Raises ValueError for a split below 1, or tiles or splits on a ``library`` plan, which has neither.
+    Raises ValueError for a split below 1, tiles or splits on a ``library`` plan, which has neither, or tiles on a
+    ``hopper`` plan, whose twins cut their own layouts.
     """
 
     strategy: Strategy = Strategy.TILED
@@ -75,6 +89,8 @@ class Plan:
         object.__setattr__(self, "split_k", splits)
         if self.strategy is Strategy.LIBRARY and (self.up or self.down or splits != (1, 1)):
             raise ValueError("a library plan has no tiles and no split_k: the vendor's GEMM decides; drop them")
+        if self.backend is Backend.HOPPER and (self.up or self.down):
+            raise ValueError("a hopper plan has no tiles: each twin cuts its own layout of the weights; drop them")
 
     @property
     def launches(self) -> int | None:
@@ -110,7 +126,8 @@ class Plan:
     def __str__(self) -> str:
         if self.strategy is Strategy.LIBRARY:
             return "library"
-        text = f"{self.strategy}/{self.backend} up {self.up} down {self.down}"
+        text = f"{self.strategy}/{self.backend}"
+        text += f" up {self.up} down {self.down}" if self.backend is Backend.PORTABLE else ""
         return text if self.split_k == (1, 1) else f"{text} split_k {self.split_k}"
 
 
@@ -138,6 +155,9 @@ def choose(problem: Problem, device: Device, forced: Plan | None = None, *, trai
 
 @lru_cache(maxsize=4096)
 def _choose(problem: Problem, device: Device, forced: Plan | None, training: bool) -> Choice:
+    if forced is not None and forced.backend is Backend.HOPPER and training:
+        # Of the same bits, with a backward.
+        forced = Plan(split_k=forced.split_k)
     if forced is not None:
         limit = limitation(problem, device, forced)
         if limit:
@@ -181,6 +201,8 @@ def limitation(problem: Problem, device: Device, plan: Plan) -> str | None:
     """Why ``plan`` cannot run ``problem`` on ``device``, with the way out; None if it can. The one such predicate."""
     if plan.strategy is Strategy.LIBRARY:
         return None
+    if (plan.strategy, plan.backend) not in SERVED:
+        return f"there is none; there are {', '.join('/'.join(pair) for pair in SERVED)} and library"
     if plan.strategy is Strategy.DECODE:
         if problem.m > DECODE_ROWS:
             return f"decode serves at most {DECODE_ROWS} rows, these are {problem.m}; use tiled or the library plan"
@@ -189,6 +211,8 @@ def limitation(problem: Problem, device: Device, plan: Plan) -> str | None:
                 f"decode sums 1, 2, 4 or 8 chains at once, split_k is {plan.split_k}; use one of these, or tiled, "
                 "which sums any number"
             )
+    if plan.backend is Backend.HOPPER:
+        return _not_for_hopper(problem, device, plan)
     if device.kind == "cpu":
         return (
             "the kernels need an NVIDIA GPU or the interpreter, this is a CPU without one; "
@@ -217,9 +241,28 @@ def limitation(problem: Problem, device: Device, plan: Plan) -> str | None:
     return None
 
 
+def _not_for_hopper(problem: Problem, device: Device, plan: Plan) -> str | None:
+    if device.kind != "gpu" or device.capability != (9, 0):
+        major, minor = device.capability
+        return f"the hopper backend needs compute capability 9.0, {device.name} has {major}.{minor}; use portable"
+    if problem.dtype == "float32":
+        return "the hopper backend serves float16 and bfloat16, these are float32; use portable"
+    if not problem.packed:
+        return "the hopper backend reads packed row-major operands, one of these is strided; use portable"
+    sums = problem.in_features, problem.hidden_features
+    if any(size % HOPPER_DEPTH for size in sums) or problem.out_features % HOPPER_COLUMNS:
+        return (
+            f"the hopper backend serves sums of multiples of {HOPPER_DEPTH} terms and multiples of {HOPPER_COLUMNS} "
+            f"out features, these are {sums[0]}, {sums[1]} and {problem.out_features}; use portable"
+        )
+    if plan.splits != (1, 1):
+        return f"the hopper backend sums one chain, split_k is {plan.split_k}; use portable"
+    return None
+
+
 def complete(plan: Plan, problem: Problem, device: Device) -> Plan:
     """``plan`` with the tiles it left open."""
-    if plan.strategy is Strategy.LIBRARY:
+    if plan.strategy is Strategy.LIBRARY or plan.backend is Backend.HOPPER:
         return plan
     k, h, n = problem.in_features, problem.hidden_features, problem.out_features
     weights, (up, down) = 1 + problem.gated, plan.splits

@@ -14,6 +14,7 @@ class Problem:
 
     ``x`` is ``[m, in_features]``, the hidden layer ``[m, hidden_features]``, ``y`` is ``[m, out_features]``.
     ``precision`` speaks of float32 inputs only: "ieee", or "tf32" (inputs of each GEMM rounded to 10 fraction bits).
+    ``packed``: every operand is row-major and without gaps, from a multiple of 16 bytes on.
 
     Raises ValueError for sizes below 1 (``m`` below 0), unknown names, or a gate bias without a gate.
     """
@@ -29,6 +30,7 @@ class Problem:
     bias_down: bool = False
     dtype: str = "float32"
     precision: str = "ieee"
+    packed: bool = True
 
     def __post_init__(self) -> None:
         check_activation(self.activation)

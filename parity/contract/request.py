@@ -13,11 +13,12 @@ NAMES = ("x", "w_up", "w_down", "w_gate", "b_up", "b_gate", "b_down")
 
 
 class Operand(NamedTuple):
-    """What there is to check about one array: ``dtype`` and ``device`` by name."""
+    """What there is to check about one array: ``dtype`` and ``device`` by name; ``packed`` as in Problem."""
 
     shape: tuple[int, ...]
     dtype: str
     device: str
+    packed: bool = True
 
 
 @lru_cache(maxsize=4096)
@@ -75,6 +76,7 @@ def problem_of(
         bias_down=b_down is not None,
         dtype=x.dtype,
         precision=precision,
+        packed=all(operand.packed for operand in present.values()),
     )
 
 

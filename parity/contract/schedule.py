@@ -1,4 +1,4 @@
-"""What only changes speed, for both twins: warps, pipeline stages, the columns an epilogue works on, the order of tiles."""
+"""What only changes speed, for both twins: warps, pipeline stages, an epilogue's columns, the order of tiles."""
 
 from functools import lru_cache
 
@@ -32,6 +32,13 @@ def decode_stages(gemms: tuple[Gemm, Gemm], device: Device, dtype: str, weights:
         stage_bytes(gemm.tiles, dtype, right) * gemm.split_k for gemm, right in zip(gemms, (weights, 1), strict=True)
     )
     return max(1, min(5, (device.smem_bytes - _KEPT) // need))
+
+
+def programs(blocks: int, device: Device) -> int:
+    """Programs that are all on the device at once and share so many ``blocks``: as few as need no more rounds than all
+    processors would, so that each has as much to do."""
+    rounds = -(blocks // -device.sm_count)
+    return -(blocks // -rounds)
 
 
 def is_even(gemm: Gemm, inner: int, *, abreast: bool = False) -> bool:
