@@ -19,11 +19,14 @@ BIAS_SUMS = {"16x64x16"}
 SPILLS = {
     *((arch, "strided", "linear_fwd_kernel") for arch in (80, 86, 90, 100)),
     *((arch, "bfloat16-ieee-1-plain", "linear_fwd_kernel") for arch in (90, 100)),
-    (80, "bfloat16-ieee-512-plain", "linear_fwd_kernel"),
+    *((arch, "bfloat16-ieee-512-plain", "linear_fwd_kernel") for arch in (80, 86)),
     (90, "bfloat16-ieee-512-plain", "product_bwd_kernel"),
+    (86, "float32-tf32-512-plain", "product_bwd_kernel"),
     *((80, f"float32-ieee-{m}-{form}", "linear_fwd_kernel") for m in (64, 512) for form in ("plain", "gated")),
     (100, "float32-ieee-512-gated", "product_bwd_kernel"),
     (100, "float32-tf32-512-plain", "hidden_bwd_kernel"),
+    # 64 rows in one chain, where the matrix unit is another's.
+    (100, "decode-64-1", "decode_fwd_kernel"),
 }
 
 

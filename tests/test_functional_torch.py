@@ -18,7 +18,7 @@ from parity.contract.plan import LIBRARY, Gemm, Plan
 from parity.contract.problem import Device
 from parity.contract.schedule import schedule
 from parity.contract.tiles import Tiles, stage_bytes
-from torchfused import functional, launch, reference
+from torchfused import functional, launch, launch_hopper, reference
 from torchfused.functional import explain, fused_mlp, stages
 
 pytestmark = pytest.mark.usefixtures("poisoned")
@@ -324,3 +324,16 @@ def test_what_the_contract_lets_through_fits(smem, tiles):
         need = stage_bytes(tiles, "float16", weights)
         if need <= smem:
             assert schedule(Gemm(tiles=tiles, split_k=1), device, "float16", weights)[1] * need <= smem
+
+
+def test_strided_operands_are_no_packed_problem():
+    x, w_up, w_down = torch.ones(2, 256), torch.ones(512, 256), torch.ones(64, 512)
+    packed = explain(x, w_up, w_down, plan=LIBRARY).problem
+    turned = explain(x, w_up.t().contiguous().t(), w_down, plan=LIBRARY).problem
+    assert (packed.packed, turned.packed) == (True, False)
+
+
+def test_a_tensor_that_starts_between_16_bytes_has_no_tensor_map():
+    shifted = torch.zeros(8 * 64 + 1, dtype=torch.float16)[1:].view(8, 64)
+    with pytest.raises(UnsupportedError, match=r"one of shape \[8, 64\] starts 2 bytes after one; copy it, or use"):
+        launch_hopper._described(shifted, 8)

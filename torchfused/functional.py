@@ -192,13 +192,8 @@ def _described(operands: tuple[Any, ...]) -> tuple[torch.device, tuple]:
     """What the decision hangs on, in values that a compiler's trace holds as constants."""
     shape = _constant_shape if torch.compiler.is_compiling() else _shape
     return operands[0].device, tuple(
-        None if t is None else (shape(t), t.dtype, t.device, _is_packed(t)) for t in operands
+        None if t is None else (shape(t), t.dtype, t.device, t.is_contiguous()) for t in operands
     )
-
-
-def _is_packed(t: Tensor) -> bool:
-    # Of the offset, not the address, which a trace does not know; the allocator's blocks are aligned.
-    return t.is_contiguous() and t.storage_offset() * t.itemsize % 16 == 0
 
 
 def _shape(t: Tensor) -> tuple[int, ...]:

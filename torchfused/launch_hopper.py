@@ -7,6 +7,7 @@ import torch
 from triton.experimental import gluon
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
+from parity.contract.errors import UnsupportedError
 from parity.contract.plan import Plan
 from parity.contract.problem import Device
 from parity.contract.schedule import programs
@@ -119,4 +120,10 @@ def _activation(name: str) -> Any:
 
 
 def _described(t: torch.Tensor, rows: int) -> TensorDescriptor:
+    if t.data_ptr() % 16:
+        # Not known to a trace, which the plan may have been chosen in.
+        raise UnsupportedError(
+            f"the hopper backend reads operands from a multiple of 16 bytes on, one of shape {list(t.shape)} starts "
+            f"{t.data_ptr() % 16} bytes after one; copy it, or use the portable backend"
+        )
     return TensorDescriptor.from_tensor(t, [rows, WIDE.value], TILE.value)
