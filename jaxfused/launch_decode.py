@@ -42,9 +42,11 @@ def decode(
     """``h = act(x w_up + b_up)`` (times the gate's) and ``y = h w_down + b_down``; arguments and result are those of
     ``launch.tiled``.
 
-    Never hangs: there are at most as many programs as processors, each small enough for one, and XLA runs a device's
-    programs in one stream, so that whatever holds a processor at the start ends by itself. The word to count arrivals
-    in is an output of the call's own, zeroed by XLA before each launch.
+    Does not hang while XLA runs a device's kernels one after the other: there are at most as many programs as
+    processors, each small enough for one, and whatever holds a processor at the start ends by itself. Two such launches
+    side by side could each wait for processors the other holds: do not run decode plans in two processes that share a
+    GPU's processors (MPS), nor under XLA flags that run kernels of one module at the same time. The word to count
+    arrivals in is an output of the call's own, zeroed by XLA before each launch.
     """
     up, down = plan.gemms()
     m, hidden, n = x.shape[0], w_up.shape[1], w_down.shape[1]

@@ -8,7 +8,7 @@ from jax import numpy as jnp
 from jax.experimental.pallas import mosaic_gpu as plgpu
 from jax.typing import DTypeLike
 
-from parity.contract.plan import Plan
+from parity.contract.plan import HOPPER_DEPTH, Plan
 from parity.contract.problem import Device
 from parity.contract.schedule import programs
 
@@ -42,9 +42,8 @@ def decode(
 ) -> dict[str, Array]:
     """As launch_decode.decode, for packed 16-bit operands.
 
-    Never hangs: there are at most as many programs as processors, each small enough for one, and XLA runs a device's
-    programs in one stream, so that whatever holds a processor at the start ends by itself. The semaphore that counts
-    arrivals is a global of the launch's own, zeroed before each launch (a memset of 1.25 us on an H100).
+    Does not hang under the condition that launch_decode.decode states. The semaphore that counts arrivals is a global
+    of the launch's own, zeroed before each launch (a memset of 1.0 us on an H100).
     """
     m, hidden, n = x.shape[0], w_up.shape[1], w_down.shape[1]
     out = {"h": jax.ShapeDtypeStruct((m, hidden), x.dtype), "y": jax.ShapeDtypeStruct((m, n), x.dtype)}
@@ -90,7 +89,7 @@ def decode(
 def _cut(device: Device, rows: int, made: dict[str, jax.ShapeDtypeStruct]) -> Cut:
     """The deeper of two tiles where shared memory holds more of it than are on their way: up to 24 rows."""
     results = sum(rows * COLUMNS * made[name].dtype.itemsize for name in ("h", "s") if name in made)
-    for depth in (256, 128):
+    for depth in (HOPPER_DEPTH, HOPPER_DEPTH // 2):
         tile = depth * COLUMNS * 2
         room = device.smem_bytes - _KEPT - results - _ROW_STAGES * rows * depth * 2
         stages, ahead = min(room, _HELD) // tile, _AHEAD // tile

@@ -16,6 +16,8 @@ from torchfused import launch_hopper
 
 H200 = Device(kind="gpu", name="NVIDIA H200", sm_count=132, smem_bytes=smem_of((9, 0)), capability=(9, 0))
 INSTRUCTIONS = ("wgmma.mma_async", "fma.rn.f32", "div.rn.f32", "ex2.approx", "cp.async.bulk.tensor")
+# The hand-over: one arrival, acquired, and two fences between ordinary accesses and TMA's.
+INSTRUCTIONS += ("atom.global.gpu.acq_rel.add", "ld.acquire.gpu", "fence.proxy.async.global")
 
 
 class Driver(DriverBase):
@@ -69,7 +71,6 @@ def compiled(m: int, k: int, h: int, n: int, *, activation: str, gated: bool, dt
     found = {"m": m, "activation": activation, "gated": gated, "dtype": dtype, "limit": H200.smem_bytes}
     kernel = launch_hopper.decode_fwd_kernel
     launch_hopper.decode_fwd_kernel = Compiled(kernel, found)
-    launch_hopper._launcher.cache_clear()
     launch_hopper.decode(
         Plan(strategy="decode", backend="hopper"), H200, held(m, k), held(h, k), held(n, h),
         w_gate=held(h, k) if gated else None, b_up=held(h), b_gate=held(h) if gated else None, b_down=held(n),

@@ -24,6 +24,7 @@ from torchfused.activations import ACTIVATIONS
 CUOBJDUMP = Path(nvidia.__file__).parent / "bin" / "cuobjdump"
 POINTERS = {torch.float32: "*fp32", torch.float16: "*fp16", torch.bfloat16: "*bf16", torch.int32: "*i32"}
 INSTRUCTIONS = ("wgmma.mma_async", "mma.sync", "tcgen05.mma", "fma.rn.f32", "ex2.approx", "div.full.f32", "div.rn.f32")
+HANDOVER = ("gpu.release.add", "gpu.acquire")
 KERNELS = (
     (launch, "linear_fwd_kernel"),
     (launch, "hidden_bwd_kernel"),
@@ -84,7 +85,7 @@ class Compiled:
                 "shared": kernel.metadata.shared,
                 **usage(kernel.asm["cubin"]),
                 "rounds": bool(re.search(r"cvt\.rn\.(bf16|f16)", ptx)),
-                **{name: ptx.count(name) for name in INSTRUCTIONS},
+                **{name: ptx.count(name) for name in INSTRUCTIONS + HANDOVER},
             }
         )
 

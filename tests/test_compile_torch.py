@@ -46,6 +46,9 @@ def test_every_launch_compiles(arch):
         name, kernel = case["case"], case["kernel"]
         assert case["spilled"] == 0 or (arch, name, kernel) in SPILLS, case
         assert case["shared"] <= case["limit"], case
+        # A decode launch releases its arrival once and acquires the others'.
+        waits = int(kernel == "decode_fwd_kernel")
+        assert (case["gpu.release.add"], case["gpu.acquire"]) == (waits, waits), case
         # Full-range division is spelled for all; the correctly rounded one is never left in.
         assert case["div.rn.f32"] == 0, case
         ieee = name.startswith("float32-ieee") or (name.startswith("float32") and case["tiles"] in BIAS_SUMS)

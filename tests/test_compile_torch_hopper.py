@@ -25,5 +25,10 @@ def test_every_launch_compiles():
         # The tensor cores multiply, the bulk copy engine reads; the epilogue is not contracted.
         assert case["wgmma.mma_async"] > 0, case
         assert case["cp.async.bulk.tensor"] > 0, case
+        assert (case["atom.global.gpu.acq_rel.add"], case["ld.acquire.gpu"], case["fence.proxy.async.global"]) == (
+            1,
+            1,
+            2,
+        )
         assert case["fma.rn.f32"] == case["div.rn.f32"] == 0, case
         assert (case["ex2.approx"] > 0) == (case["activation"] in SMOOTH), case

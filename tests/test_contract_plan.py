@@ -41,6 +41,7 @@ def problem(m=8, **fields):
         (lambda: Plan(strategy="library", split_k=2), "a library plan has no tiles and no split_k"),
         (lambda: Plan(strategy="library", up=Tiles(m=16, n=16, k=16)), "a library plan has no tiles and no split_k"),
         (lambda: Plan(strategy="decode", backend="hopper", up=Tiles(m=16, n=16, k=16)), "a hopper plan has no tiles"),
+        (lambda: Plan(strategy="library", backend="hopper"), "a library plan has no backend of ours, hopper is one"),
         (lambda: Plan(strategy="magic"), "strategy is 'magic', must be one of tiled, decode, library"),
         (lambda: Plan(backend="metal"), "backend is 'metal', must be one of portable, hopper"),
     ],
@@ -159,6 +160,18 @@ def test_chains_begin_at_multiples_of_32_and_cover_what_there_is():
         assert chains * length >= inner
 
 
+def test_decode_takes_all_rows_in_one_tile():
+    short, tall = Tiles(m=16, n=32, k=32), Tiles(m=64, n=32, k=32)
+    for device in (H200, INTERPRETER):
+        for tiles in ({"up": short}, {"down": short}, {"up": tall, "down": short}):
+            with pytest.raises(
+                UnsupportedError, match="decode takes all rows in one tile, 64 for these 40, a tile is 16x"
+            ):
+                choose(problem(40, dtype="float16"), device, Plan(strategy="decode", **tiles))
+        done = choose(problem(40, dtype="float16"), device, Plan(strategy="decode", up=tall)).plan
+        assert done.up.m == done.down.m == 64
+
+
 def test_decode_refuses_many_rows_and_odd_chains():
     few, many = problem(64, dtype="float16"), problem(65, dtype="float16")
     assert choose(few, H200, Plan(strategy="decode", split_k=(8, 1))).plan.launches == 1
@@ -191,9 +204,10 @@ HOPPER = Plan(strategy="decode", backend="hopper")
         (problem(65, dtype="float16"), H200, HOPPER, "decode serves at most 64 rows, these are 65"),
     ],
 )
-def test_what_hopper_refuses(asked, device, plan, message):
+@pytest.mark.parametrize("training", [False, True])
+def test_what_hopper_refuses(asked, device, plan, message, training):
     with pytest.raises(UnsupportedError, match=f"cannot run here: {re.escape(message)}"):
-        choose(asked, device, plan)
+        choose(asked, device, plan, training=training)
 
 
 def test_a_hopper_plan_has_no_tiles_and_trains_by_tiled():
@@ -201,8 +215,9 @@ def test_a_hopper_plan_has_no_tiles_and_trains_by_tiled():
     done = choose(asked, H200, HOPPER).plan
     assert (done, str(done), done.launches) == (HOPPER, "decode/hopper", 1)
     assert Plan.from_json(done.to_json()) == done
-    trained = choose(asked, H200, HOPPER, training=True).plan
-    assert (trained.strategy, trained.splits) == (Strategy.TILED, HOPPER.splits)
+    trained = choose(asked, H200, HOPPER, training=True)
+    assert (trained.plan.strategy, trained.plan.splits) == (Strategy.TILED, HOPPER.splits)
+    assert trained.why.startswith("forced by the caller; the hopper backend has no backward")
 
 
 @pytest.mark.parametrize(("dtype", "precision"), [("float32", "ieee"), ("float32", "tf32"), ("float16", "ieee")])

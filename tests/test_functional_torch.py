@@ -337,3 +337,8 @@ def test_a_tensor_that_starts_between_16_bytes_has_no_tensor_map():
     shifted = torch.zeros(8 * 64 + 1, dtype=torch.float16)[1:].view(8, 64)
     with pytest.raises(UnsupportedError, match=r"one of shape \[8, 64\] starts 2 bytes after one; copy it, or use"):
         launch_hopper._described(shifted, 8)
+
+
+def test_a_plan_that_is_no_plan_is_refused_before_anything_is_cached():
+    with pytest.raises(ValueError, match=r"^plan is \{'strategy': 'tiled'\}, must be a Plan"):
+        fused_mlp(torch.ones(2, 8), torch.ones(16, 8), torch.ones(4, 16), plan={"strategy": "tiled"})

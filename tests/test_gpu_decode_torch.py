@@ -106,7 +106,9 @@ def test_any_number_of_processors(layer, processors, monkeypatch):
     x, given, want = layer
     found = functional.device_of(x)
     monkeypatch.setattr(functional, "device_of", lambda _: replace(found, sm_count=min(processors, found.sm_count)))
+    functional._decided.cache_clear()
     assert torch.equal(fused_mlp(x[:1], **given), want[0])
+    functional._decided.cache_clear()
 
 
 def test_one_kernel_and_nothing_else_is_launched(layer):

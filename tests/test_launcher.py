@@ -54,6 +54,15 @@ def test_another_alignment_is_another_binary(tensors):
     assert len(kernel.asked) == 2
 
 
+def test_another_type_is_another_binary(tensors):
+    x, y, _ = tensors
+    kernel = Kernel()
+    launch = Launcher(kernel, 1, (16,), {"BK": 32, "BN": 8}, {})
+    launch((x, y))
+    launch((x, y.view(torch.bfloat16)))
+    assert len(kernel.asked) == 2
+
+
 def test_an_interpreter_is_asked_each_time(tensors):
     x, y, _ = tensors
     kernel = Kernel(interpreted=True)

@@ -12,10 +12,11 @@ from flax import linen, nnx
 from jax._src.ad_checkpoint import saved_residuals
 from yardstick import SMALL, draw, upstream
 
-from jaxfused import FusedMLP, fused_mlp, reference
+from jaxfused import FusedMLP, functional, fused_mlp, launch, reference
 from jaxfused import linen as fused_linen
 from parity.contract.errors import UnsupportedError
 from parity.contract.plan import LIBRARY, Plan
+from parity.contract.problem import Device
 from parity.contract.saved import SAVES
 from parity.contract.tolerance import chain_bound
 
@@ -125,6 +126,58 @@ def test_vmap_folds_a_batch_into_the_rows():
     assert np.array_equal(jax.vmap(lambda x: layer(x, held))(xs), each)
     # 48 rows and 34 columns in tiles of 16, then 13 columns: one launch a GEMM for the whole batch.
     assert kernels(jax.vmap(lambda x: layer(x, held)), xs) == [(9,), (3,)]
+
+
+def test_a_batch_that_is_too_many_rows_for_decode_is_refused():
+    _, given, _ = sound()
+    x, held = split(given)
+    decode = partial(layer, held=held, plan=Plan(strategy="decode"))
+    few = jnp.stack([x] * 5)
+    close(jax.vmap(decode)(few)[0], decode(x))
+    with pytest.raises(UnsupportedError, match="decode serves at most 64 rows, these are 72"):
+        jax.vmap(decode)(jnp.stack([x] * 6))
+
+
+@pytest.mark.parametrize("save", SAVES)
+def test_a_decode_plan_trains(save):
+    drawn = draw((12, 21, 34, 13), activation="silu", gated=True, biases="ugd", plan=Plan(strategy="decode", split_k=2))
+    drawn.check_gradients(gradients(drawn, save), save)
+
+
+@pytest.mark.parametrize("save", SAVES)
+def test_a_hopper_plan_is_trained_by_tiled_kernels(save, monkeypatch):
+    gpu = Device(kind="gpu", name="NVIDIA H200", sm_count=132, smem_bytes=232448, capability=(9, 0), library="xla")
+    monkeypatch.setattr(functional, "device_of", lambda x: gpu)
+    ran = []
+
+    def forward(plan, device, x, w_up, w_down, *, taps=None, **rest):
+        ran.append(str(plan.strategy))
+        hidden = jnp.zeros((x.shape[0], w_up.shape[1]), x.dtype)
+        found = {"y": jnp.zeros((x.shape[0], w_down.shape[1]), x.dtype)}
+        return found | ({"s": hidden, "h": hidden} if taps else {})
+
+    def backward(device, dy, x, w_up, w_down, *, needs, **rest):
+        ran.append("backward")
+        return {f"d_{name}": jnp.zeros_like({"x": x, "w_up": w_up, "w_down": w_down}[name]) for name in needs}
+
+    def hidden_again(plan, device, x, w_up, **options):
+        return {"s": jnp.zeros((x.shape[0], w_up.shape[1]), x.dtype)}
+
+    monkeypatch.setattr(launch, "forward", forward)
+    monkeypatch.setattr(launch, "tiled_hidden", hidden_again)
+    monkeypatch.setattr(launch, "tiled_backward", backward)
+    x, w_up, w_down = (jnp.ones(shape, jnp.bfloat16) for shape in ((2, 256), (256, 512), (512, 64)))
+    plan = Plan(strategy="decode", backend="hopper")
+
+    def loss(x):
+        return fused_mlp(x, w_up, w_down, plan=plan, save=save).sum()
+
+    loss(x)
+    assert ran == ["decode"]
+    ran.clear()
+    jax.grad(loss)(x)
+    assert ran[0] == "tiled"
+    assert "decode" not in ran
 
 
 def test_vmap_of_grad_and_batched_weights():

@@ -4,7 +4,7 @@ from itertools import product
 
 import pytest
 import torch
-from adapter_torch import DEVICE, operands, to_torch
+from adapter_torch import DEVICE, gradients, operands, to_torch
 from yardstick import SMALL, draw, upstream
 
 from parity.contract.errors import UnsupportedError
@@ -221,3 +221,9 @@ def test_gradients_are_those_of_differences():
         gradient = found[f"d_{name}"]
         # A third derivative of order one times step^2, and the roundings of float32.
         assert abs(gradient[index] - numeric) <= (step**2 + 64 * 2.0**-24) * gradient.norm()
+
+
+@pytest.mark.parametrize("save", SAVES)
+def test_a_decode_plan_trains(save):
+    drawn = draw((12, 21, 34, 13), activation="silu", gated=True, biases="ugd", plan=Plan(strategy="decode", split_k=2))
+    drawn.check_gradients(gradients(drawn, save), save)

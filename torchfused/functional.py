@@ -13,7 +13,7 @@ from torch.fx.experimental.symbolic_shapes import guard_scalar
 from parity.contract import explanation
 from parity.contract.errors import UnsupportedError
 from parity.contract.explanation import Explanation
-from parity.contract.plan import LIBRARY, Plan, Strategy, choose
+from parity.contract.plan import LIBRARY, Plan, Strategy, check_plan, choose
 from parity.contract.problem import Problem
 from parity.contract.request import NAMES, Operand, problem_of
 from parity.contract.saved import check_save
@@ -208,7 +208,7 @@ def _constant_shape(t: Tensor) -> tuple[Any, ...]:
 # The contract is plain Python that a trace of torch.compile need not follow: its answer is a constant of the trace.
 @torch.compiler.assume_constant_result
 def _decide(described: tuple, activation: str, precision: str, plan: Plan | None, trains: bool) -> str:
-    return _decided(described, activation, precision, plan, trains)
+    return _decided(described, activation, precision, check_plan(plan), trains)
 
 
 @lru_cache(maxsize=4096)

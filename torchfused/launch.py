@@ -1,4 +1,4 @@
-"""Plan -> grids, outputs and launches. What only changes speed (warps, pipeline stages, tile order) stands here."""
+"""Plan -> grids, outputs and launches; warps, pipeline stages and tile order are contract/schedule.py's."""
 
 from collections.abc import Collection, Mapping
 from functools import lru_cache, partial

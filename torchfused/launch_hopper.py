@@ -8,7 +8,7 @@ from triton.experimental import gluon
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
 from parity.contract.errors import UnsupportedError
-from parity.contract.plan import Plan
+from parity.contract.plan import HOPPER_DEPTH, Plan
 from parity.contract.problem import Device
 from parity.contract.schedule import programs
 
@@ -17,9 +17,8 @@ from .arrivals import arrivals_of
 from .kernels.hopper_decode import BN, TILE, WIDE, decode_fwd_kernel
 from .launcher import Launcher
 
-# Bytes of a slot's weights, and of weights on their way at a time: enough for the memory's whole rate.
-_SLOT = 32768
-_AHEAD = 98304
+# Bytes of weights on their way to a processor at a time: enough for the memory's whole rate.
+_AHEAD = 96 * 1024
 # Shared memory for the barriers.
 _KEPT = 2048
 
@@ -50,6 +49,7 @@ def decode(
     biases = b_up, b_gate, b_down
     rows = max(8, 1 << (m - 1).bit_length())
     launch = _launcher(
+        decode_fwd_kernel,
         device,
         (m, x.shape[1], hidden, n),
         rows,
@@ -80,6 +80,7 @@ def decode(
 
 @lru_cache(maxsize=4096)
 def _launcher(
+    kernel: Any,
     device: Device,
     sizes: tuple[int, int, int, int],
     rows: int,
@@ -91,7 +92,7 @@ def _launcher(
     """``sizes``: m, in, hidden, out; ``biases``: which are there."""
     _, _, hidden, n = sizes
     tile = BN.value * WIDE.value * 2
-    held = _SLOT // tile // (1 + gated)
+    held = HOPPER_DEPTH // WIDE.value // (1 + gated)
     # Many rows take as much of a slot as the weights do.
     tiles = max(1, held // 2) if rows > 16 else held
     weights = tiles * (1 + gated) * tile
@@ -111,7 +112,7 @@ def _launcher(
     }
     options = {"num_warps": 4, "enable_fp_fusion": False, "launch_cooperative_grid": True}
     grid = programs(max(hidden, n) // BN.value, device)
-    return Launcher(decode_fwd_kernel, grid, sizes, constants, options)
+    return Launcher(kernel, grid, sizes, constants, options)
 
 
 @cache

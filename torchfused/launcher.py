@@ -11,7 +11,7 @@ class Launcher:
     """Launches ``kernel`` over a grid of ``programs`` with these integers, constants and options.
 
     Triton works out anew at each launch which binary serves the arguments: some 100 us of the host for the 50 arguments
-    of an MLP. What that hangs on is settled here but for the pointers' alignment and the device.
+    of an MLP. What that hangs on is settled here but for the pointers' types and alignment and the device.
     """
 
     def __init__(
@@ -36,7 +36,11 @@ class Launcher:
                 self(tensors, described)
             return
         addresses = [tensor.data_ptr() for tensor in tensors]
-        key = (device.index, *(address % 16 for address in addresses))
+        key = (
+            device.index,
+            *(tensor.dtype for tensor in tensors),
+            *(address % 16 for address in addresses),
+        )
         compiled = self._compiled.get(key)
         if compiled is not None:
             compiled[self.grid](*described, *addresses, *self._rest)

@@ -20,8 +20,10 @@ from jax.experimental.mosaic import gpu as mgpu
 from jax.experimental.pallas import mosaic_gpu as plgpu
 from jax.extend.core import Jaxpr, Literal
 
+from parity.contract.plan import HOPPER_COLUMNS
+
 # What one warpgroup's wgmma computes at a time: a block's columns.
-COLUMNS = 64
+COLUMNS = HOPPER_COLUMNS
 # The warpgroups, in order: they multiply, load weights, load rows.
 WARPGROUPS = 3
 # The layout of wgmma's sums: [columns, rows] here.

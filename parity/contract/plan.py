@@ -1,7 +1,7 @@
 """How a Problem is computed on a Device: choose(problem, device) -> Choice. Pure; testable without a GPU.
 
 A Plan holds everything that changes a result's bits. What only changes speed (warps, pipeline stages, tile order)
-lives in each twin's launch.py.
+lives in schedule.py.
 """
 
 import json
@@ -12,7 +12,7 @@ from functools import lru_cache, partial
 from .errors import UnsupportedError
 from .measured import FASTER
 from .problem import Device, Problem
-from .tiles import Tiles, decode_tiles_for, stage_bytes, tiles_for
+from .tiles import Tiles, decode_tiles_for, padded, stage_bytes, tiles_for
 
 # The most rows of a decode plan, and the most chains it keeps going at once.
 DECODE_ROWS = 64
@@ -63,8 +63,8 @@ class Plan:
     and the chains are added in ascending order in float32. A single number stands for both. Plans of one ``split_k``
     give the same bits, whatever their strategy and the number of rows.
 
-    Raises ValueError for a split below 1, tiles or splits on a ``library`` plan, which has neither, or tiles on a
-    ``hopper`` plan, whose twins cut their own layouts.
+    Raises ValueError for a split below 1, tiles, splits or a backend on a ``library`` plan, which has none, or tiles on
+    a ``hopper`` plan, whose twins cut their own layouts.
     """
 
     strategy: Strategy = Strategy.TILED
@@ -89,6 +89,8 @@ class Plan:
         object.__setattr__(self, "split_k", splits)
         if self.strategy is Strategy.LIBRARY and (self.up or self.down or splits != (1, 1)):
             raise ValueError("a library plan has no tiles and no split_k: the vendor's GEMM decides; drop them")
+        if self.strategy is Strategy.LIBRARY and self.backend is not Backend.PORTABLE:
+            raise ValueError(f"a library plan has no backend of ours, {self.backend} is one; drop it")
         if self.backend is Backend.HOPPER and (self.up or self.down):
             raise ValueError("a hopper plan has no tiles: each twin cuts its own layout of the weights; drop them")
 
@@ -148,20 +150,25 @@ def choose(problem: Problem, device: Device, forced: Plan | None = None, *, trai
 
     Raises UnsupportedError, naming the limit and the way out, if the forced plan cannot run on ``device``.
     """
-    if not isinstance(forced, Plan | None):
-        raise ValueError(f'plan is {forced!r}, must be a Plan, such as Plan(strategy="library")')
-    return _choose(problem, device, forced, training)
+    return _choose(problem, device, check_plan(forced), training)
+
+
+def check_plan(plan: Plan | None) -> Plan | None:
+    """``plan``. Raises ValueError for what is no Plan."""
+    if not isinstance(plan, Plan | None):
+        raise ValueError(f'plan is {plan!r}, must be a Plan, such as Plan(strategy="library")')
+    return plan
 
 
 @lru_cache(maxsize=4096)
 def _choose(problem: Problem, device: Device, forced: Plan | None, training: bool) -> Choice:
-    if forced is not None and forced.backend is Backend.HOPPER and training:
-        # Of the same bits, with a backward.
-        forced = Plan(split_k=forced.split_k)
     if forced is not None:
         limit = limitation(problem, device, forced)
         if limit:
             raise UnsupportedError(f"plan {forced.strategy}/{forced.backend} cannot run here: {limit}")
+        if training and forced.backend is Backend.HOPPER:
+            why = "forced by the caller; the hopper backend has no backward, tiled kernels of the same bits have one"
+            return Choice(plan=complete(Plan(split_k=forced.split_k), problem, device), why=why)
         return Choice(plan=complete(forced, problem, device), why="forced by the caller")
     limit = limitation(problem, device, Plan())
     if limit and device.kind == "interpreter":
@@ -206,6 +213,13 @@ def limitation(problem: Problem, device: Device, plan: Plan) -> str | None:
     if plan.strategy is Strategy.DECODE:
         if problem.m > DECODE_ROWS:
             return f"decode serves at most {DECODE_ROWS} rows, these are {problem.m}; use tiled or the library plan"
+        tall = padded(problem.m)
+        for tiles in (plan.up, plan.down):
+            if tiles and tiles.m != tall:
+                return (
+                    f"decode takes all rows in one tile, {tall} for these {problem.m}, a tile is {tiles}; change its m "
+                    "or leave it out"
+                )
         if any(chains > DECODE_CHAINS or chains & (chains - 1) for chains in plan.splits):
             return (
                 f"decode sums 1, 2, 4 or 8 chains at once, split_k is {plan.split_k}; use one of these, or tiled, "

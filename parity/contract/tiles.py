@@ -59,7 +59,7 @@ def tiles_for(
     ones, so that each byte read is used often, but not so wide that processors stay without a tile. Always small
     enough that no accumulator spills.
     """
-    m = min(_power_of_two(rows), 128)
+    m = min(padded(rows), 128)
     tf32 = precision == "tf32"
     if dtype == "float32" and not tf32:
         # No tensor cores: operands and accumulators share the registers.
@@ -78,8 +78,8 @@ def tiles_for(
             n //= 2
     # A masked load is not pipelined: a tile that divides K, where one of fair depth does, needs no mask.
     even = inner & -inner
-    k = min(_power_of_two(inner), k)
-    return Tiles(m=m, n=min(_power_of_two(outer), n), k=min(k, even) if even >= CHAIN_STEP else k)
+    k = min(padded(inner), k)
+    return Tiles(m=m, n=min(padded(outer), n), k=min(k, even) if even >= CHAIN_STEP else k)
 
 
 def decode_tiles_for(
@@ -99,7 +99,7 @@ def decode_tiles_for(
     Reading the weights is all that takes time: columns enough that few rows of x are read again for them, but no fewer
     programs than there are processors; and a step's depth, over all chains, such that several fit shared memory.
     """
-    m = _power_of_two(rows)
+    m = padded(rows)
     n = 32 if -(outer // -32) >= BUSY * device.sm_count else 16
     if dtype == "float32" and precision == "ieee":
         # No tensor cores: a chain's operands and accumulators are held in registers.
@@ -108,8 +108,9 @@ def decode_tiles_for(
         depth = (256 if m <= 16 else 128) // (DTYPES[dtype].bytes // 2)
     length = chain_length(inner, chains)
     k = max(16, min(depth // chains, length & -length))
-    return Tiles(m=m, n=min(_power_of_two(outer), n), k=min(_power_of_two(inner), k))
+    return Tiles(m=m, n=min(padded(outer), n), k=min(padded(inner), k))
 
 
-def _power_of_two(size: int) -> int:
+def padded(size: int) -> int:
+    """The tile size that holds so many: the next power of two, 16 at least."""
     return max(16, 1 << (size - 1).bit_length())

@@ -8,11 +8,13 @@ from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import mbarrier, warpgroup_mma, warpgroup_mma_wait
 
+from parity.contract.plan import HOPPER_COLUMNS
+
 from .._compat import load_tile, partition_barrier
 
 # A tile's depth: 128 bytes, what one swizzle spans; and its rows of weights, what one instruction takes.
 WIDE = gl.constexpr(64)
-BN = gl.constexpr(64)
+BN = gl.constexpr(HOPPER_COLUMNS)
 TILE = gl.constexpr(gl.NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=16, rank=2))
 
 
