@@ -33,7 +33,6 @@ def chain(
     start: int, stop: int, tiles: Tiles, tf32: bool,
 ) -> tuple[Array, ...]:  # fmt: skip
     """``acc + a b`` for each of ``bs`` and ``accs``, over ``[start, stop)`` of K, ascending."""
-
     steps = _steps(stop - start, tiles)
 
     def step(i, accs):

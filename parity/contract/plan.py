@@ -96,7 +96,8 @@ class Plan:
 
     @property
     def launches(self) -> int | None:
-        """Kernel launches of one forward pass; None where the framework decides."""
+        """Kernels of ours that one forward pass launches; None where the framework decides. (In jax a memset of XLA's
+        goes with a decode plan's.)"""
         return {Strategy.TILED: 2, Strategy.DECODE: 1}.get(self.strategy)
 
     @property
