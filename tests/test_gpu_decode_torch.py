@@ -111,6 +111,7 @@ def test_any_number_of_processors(layer, processors, monkeypatch):
     functional._decided.cache_clear()
 
 
+@pytest.mark.filterwarnings("ignore:Warning. Profiler clears events:UserWarning")
 def test_one_kernel_and_nothing_else_is_launched(layer, monkeypatch):
     from torch.profiler import ProfilerActivity, profile
 

@@ -23,10 +23,10 @@ TILES = [
 ]  # fmt: skip
 
 
-def drawn_as(dtype, precision, *, plan=None, gated=True):
+def drawn_as(dtype, precision, *, plan=None, shape=SHAPE, gated=True):
     biases = "ugd" if gated else "ud"
     kind = {"dtype": dtype, "precision": precision, "gated": gated}
-    return draw(SHAPE, activation="silu", biases=biases, plan=plan, **kind)
+    return draw(shape, activation="silu", biases=biases, plan=plan, **kind)
 
 
 def same(a, b):

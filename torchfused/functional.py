@@ -182,7 +182,8 @@ def _checked(*operands: Any) -> tuple[Any, ...]:
 def _autocast(*operands: Any) -> tuple[Any, ...]:
     """The operands as autocast would hand them to nn.Linear; as they are where it is off."""
     kind = operands[0].device.type
-    if not torch.amp.is_autocast_available(kind) or not torch.is_autocast_enabled(kind):
+    # (Whether there is an autocast for a kind of device, dynamo of torch 2.11 cannot ask.)
+    if kind not in ("cpu", "cuda") or not torch.is_autocast_enabled(kind):
         return operands
     dtype = torch.get_autocast_dtype(kind)
     return tuple(t.to(dtype) if t is not None and t.is_floating_point() else t for t in operands)
