@@ -9,10 +9,9 @@ from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
-from parity.contract.hopper_tiles import DEPTH, hopper_tiles_for, part, shared, slots
+from parity.contract.hopper_tiles import DEPTH, GROUP_M, PART, hopper_tiles_for, shared, slots
 from parity.contract.plan import Gemm
 from parity.contract.problem import Device
-from parity.contract.schedule import GROUP_M
 from parity.contract.tiles import Tiles
 
 from .activations import ACTIVATIONS, DERIVATIVES
@@ -56,7 +55,7 @@ def linear(
             (x, tiles.m, DEPTH),
             (w, tiles.n, DEPTH),
             (w if gate is None else gate, tiles.n, DEPTH),
-            *((out.get(name, out["y"]), *part(tiles, weights)) for name in ("y", "s", "u")),
+            *((out.get(name, out["y"]), *PART) for name in ("y", "s", "u")),
         ),
         (m, n, k),
         ACTIVATION=ACTIVATIONS[activation],
@@ -95,8 +94,8 @@ def hidden_bwd(
         (
             (_packed(dy), tiles.m, DEPTH),
             (w, DEPTH, tiles.n),
-            *((t, *part(tiles, 1)) for t in (s, saved.get("u", s))),
-            *((out.get(name, s), *part(tiles, 1)) for name in ("h", "d_s", "d_u")),
+            *((t, *PART) for t in (s, saved.get("u", s))),
+            *((out.get(name, s), *PART) for name in ("h", "d_s", "d_u")),
         ),
         (m, n, k),
         ACTIVATION=ACTIVATIONS[activation],
@@ -132,7 +131,7 @@ def product(
         1,
         2 * y.itemsize,
         (),
-        (*lain, *more, (y, *part(tiles, 1))),
+        (*lain, *more, (y, *PART)),
         (m, n, k),
         A_ROWS=a_rows,
         B_ROWS=b_rows,

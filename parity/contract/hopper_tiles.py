@@ -7,8 +7,10 @@ from .tiles import Tiles
 
 # A step along K: 128 bytes, what one swizzle spans.
 DEPTH = 64
-# The elements of a tile that a warpgroup finishes at a time.
-_PART = 4096
+# The rows and columns of a tile that a warpgroup finishes at a time: what one wgmma has rows, and 128 bytes of each.
+PART = 64, 64
+# Rows of tiles that share their columns' operand in L2: so many that a round of all processors reads few columns.
+GROUP_M = 16
 # The steps by which the first warpgroup is ahead of the second, so that one multiplies while the other finishes a tile.
 LAG = 2
 # Float32 sums that one warpgroup holds in registers, with room for an epilogue.
@@ -28,16 +30,10 @@ def shared(tiles: Tiles, weights: int) -> bool:
     return tiles.m * tiles.n * weights > _SUMS
 
 
-def part(tiles: Tiles, weights: int) -> tuple[int, int]:
-    """The rows that a warpgroup computes of a tile, and the columns of them that it finishes at a time."""
-    rows = tiles.m // 2 if shared(tiles, weights) else tiles.m
-    return rows, _PART // rows
-
-
 def slots(tiles: Tiles, weights: int, staged: int, device: Device) -> int:
     """Slots of the ring of operands beside the staging of a part of the columns, so many bytes an element of it."""
     slot = (tiles.m + weights * tiles.n) * tiles.k * 2
-    return min(_MOST, (device.smem_bytes - _KEPT - 2 * _PART * staged) // slot)
+    return min(_MOST, (device.smem_bytes - _KEPT - 2 * PART[0] * PART[1] * staged) // slot)
 
 
 def unfit(tiles: Tiles, weights: int, device: Device) -> str | None:

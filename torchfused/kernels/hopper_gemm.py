@@ -30,18 +30,18 @@ def tile_of(tile, M, N, BM: gl.constexpr, BN: gl.constexpr, GROUP_M: gl.constexp
 
 @gluon.jit
 def ring(DTYPE: gl.constexpr, STAGES: gl.constexpr, A: gl.constexpr, B: gl.constexpr, SHARED: gl.constexpr):
-    """Tiles of the shapes A and B; of each slot whether it is full and whether it is free; and whether the first
-    warpgroup has begun."""
+    """Tiles of the shapes A and B; of each slot whether it is full and whether it is free; and whose turn it is."""
     a_tiles = gl.allocate_shared_memory(DTYPE, [STAGES, A[0], A[1]], TILE)
     b_tiles = gl.allocate_shared_memory(DTYPE, [STAGES, B[0], B[1]], TILE)
     full = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
     free = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
-    begun = gl.allocate_shared_memory(gl.int64, [1], mbarrier.MBarrierLayout())
+    turn = gl.allocate_shared_memory(gl.int64, [2, 1], mbarrier.MBarrierLayout())
     for i in gl.static_range(STAGES):
         mbarrier.init(full.index(i), count=1)
         mbarrier.init(free.index(i), count=2 if SHARED else 1)
-    mbarrier.init(begun, count=1)
-    return a_tiles, b_tiles, full, free, begun
+    for i in gl.static_range(2):
+        mbarrier.init(turn.index(i), count=1)
+    return a_tiles, b_tiles, full, free, turn
 
 
 @gluon.jit
@@ -73,24 +73,33 @@ def fill(
 
 
 @gluon.jit
-def begin(begun, steps, ME: gl.constexpr, SHARED: gl.constexpr):
+def begin(steps, ME: gl.constexpr, SHARED: gl.constexpr):
     """A warpgroup's first tile, how many tiles it goes on at a time, the slots before it, and the slots it leaves out
-    after each, of so many ``steps``. Where tiles are SHARED, the second warpgroup starts behind the first."""
+    after each, of so many ``steps``."""
     if SHARED:
-        if ME == 1:
-            mbarrier.wait(begun, 0)
         return gl.program_id(0), gl.num_programs(0), 0, 0
     else:
         return gl.program_id(0) + ME * gl.num_programs(0), 2 * gl.num_programs(0), ME * steps, steps
 
 
 @gluon.jit
+def wait_turn(turn, tiles, ME: gl.constexpr, SHARED: gl.constexpr):
+    """Before a warpgroup's next tile, ``tiles`` after its first. Where tiles are SHARED, the second starts behind the
+    first, once. Else each waits until the other has seen its own tile's last slot filled: a slot is known by the parity
+    of its use alone, and whoever looked further ahead would take the last use but one for it."""
+    if not SHARED:
+        mbarrier.wait(turn.index(ME), (tiles + 1 - ME) & 1)
+    elif ME == 1:
+        mbarrier.wait(turn.index(1), 0)
+
+
+@gluon.jit
 def chain(
-    acc, a_tiles, b_tiles, full, free, begun, slot, K,
-    ME: gl.constexpr, SHARED: gl.constexpr, A_ROWS: gl.constexpr, B_ROWS: gl.constexpr,
+    acc, a_tiles, b_tiles, full, free, turn, slot, K,
+    ME: gl.constexpr, SHARED: gl.constexpr, A_ROWS: gl.constexpr, B_ROWS: gl.constexpr, LAST: gl.constexpr = True,
 ):  # fmt: skip
     """``acc`` and the products of all of K, ascending, of this warpgroup's rows. A slot is free again when the next
-    one's products are under way."""
+    one's products are under way. LAST: nothing more is added to this tile."""
     STAGES: gl.constexpr = full.shape[0]
     ROWS: gl.constexpr = acc.shape[0]
     FIRST: gl.constexpr = ME * ROWS if SHARED else 0
@@ -105,7 +114,9 @@ def chain(
         acc = warpgroup_mma_wait(1, deps=(acc,))
         mbarrier.arrive(free.index((slot + STAGES - 1) % STAGES), count=1, pred=i > 0)
         if SHARED and ME == 0:
-            mbarrier.arrive(begun, count=1, pred=slot == min(_LAG, steps) - 1)
+            mbarrier.arrive(turn.index(1), count=1, pred=slot == min(_LAG, steps) - 1)
+        if LAST and not SHARED:
+            mbarrier.arrive(turn.index(1 - ME), count=1, pred=i == steps - 1)
         slot += 1
     acc = warpgroup_mma_wait(0, deps=(acc,))
     mbarrier.arrive(free.index((slot + STAGES - 1) % STAGES), count=1)
@@ -123,3 +134,9 @@ def zeros(ROWS: gl.constexpr, COLUMNS: gl.constexpr):
 def halves(tile):
     """The left and the right half of a tile's columns: of an accumulator, which of a thread's registers."""
     return tile.reshape([tile.shape[0], 2, tile.shape[1] // 2]).permute([0, 2, 1]).split()
+
+
+@gluon.jit
+def floors(tile):
+    """The upper and the lower half of a tile's rows, likewise."""
+    return tile.reshape([2, tile.shape[0] // 2, tile.shape[1]]).permute([1, 2, 0]).split()

@@ -9,7 +9,7 @@ from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import tma
 
 from .hopper_epilogue import put, staging
-from .hopper_gemm import BK, begin, chain, fill, halves, ring, tile_of, zeros
+from .hopper_gemm import BK, begin, chain, fill, floors, halves, ring, tile_of, wait_turn, zeros
 
 
 @gluon.jit(do_not_specialize=["M", "N", "K"])
@@ -42,7 +42,7 @@ def linear_fwd_kernel(
     """
     WEIGHTS: gl.constexpr = 2 if GATED else 1
     BUFFERS: gl.constexpr = 1 if TAPS else 2
-    a_tiles, b_tiles, full, free, begun = ring(x_desc.dtype, STAGES, [BM, BK], [WEIGHTS * BN, BK], SHARED)
+    a_tiles, b_tiles, full, free, turn = ring(x_desc.dtype, STAGES, [BM, BK], [WEIGHTS * BN, BK], SHARED)
     y_room = staging(y_desc, BUFFERS)
     s_room = staging(s_desc, BUFFERS) if TAPS else y_room
     u_room = staging(u_desc, BUFFERS) if TAPS and GATED else y_room
@@ -51,14 +51,14 @@ def linear_fwd_kernel(
             (
                 _multiply,
                 (
-                    a_tiles, b_tiles, full, free, begun, y_desc, s_desc, u_desc, y_room, s_room, u_room, b_ptr,
+                    a_tiles, b_tiles, full, free, turn, y_desc, s_desc, u_desc, y_room, s_room, u_room, b_ptr,
                     b_gate_ptr, M, N, K, 0, SHARED, BM, BN, GROUP_M, ACTIVATION, GATED, BIAS, BIAS_GATE, TAPS,
                 ),
             ),
             (
                 _multiply,
                 (
-                    a_tiles, b_tiles, full, free, begun, y_desc, s_desc, u_desc, y_room, s_room, u_room, b_ptr,
+                    a_tiles, b_tiles, full, free, turn, y_desc, s_desc, u_desc, y_room, s_room, u_room, b_ptr,
                     b_gate_ptr, M, N, K, 1, SHARED, BM, BN, GROUP_M, ACTIVATION, GATED, BIAS, BIAS_GATE, TAPS,
                 ),
             ),
@@ -87,17 +87,20 @@ def _load(
 
 @gluon.jit
 def _multiply(
-    a_tiles, b_tiles, full, free, begun, y_desc, s_desc, u_desc, y_room, s_room, u_room, b_ptr, b_gate_ptr,
+    a_tiles, b_tiles, full, free, turn, y_desc, s_desc, u_desc, y_room, s_room, u_room, b_ptr, b_gate_ptr,
     M, N, K, ME: gl.constexpr, SHARED: gl.constexpr, BM: gl.constexpr, BN: gl.constexpr, GROUP_M: gl.constexpr,
     ACTIVATION: gl.constexpr, GATED: gl.constexpr, BIAS: gl.constexpr, BIAS_GATE: gl.constexpr, TAPS: gl.constexpr,
 ):  # fmt: skip
     ROWS: gl.constexpr = BM // 2 if SHARED else BM
     COLUMNS: gl.constexpr = 2 * BN if GATED else BN
-    first, every, slot, between = begin(begun, gl.cdiv(K, BK), ME, SHARED)
+    first, every, slot, between = begin(gl.cdiv(K, BK), ME, SHARED)
+    tiles = 0
     for tile in range(first, gl.cdiv(M, BM) * gl.cdiv(N, BN), every):
         row, column = tile_of(tile, M, N, BM, BN, GROUP_M)
+        wait_turn(turn, tiles, ME, SHARED)
+        tiles += 1
         acc = zeros(ROWS, COLUMNS)
-        acc, slot = chain(acc, a_tiles, b_tiles, full, free, begun, slot, K, ME, SHARED, True, True)
+        acc, slot = chain(acc, a_tiles, b_tiles, full, free, turn, slot, K, ME, SHARED, True, True)
         slot += between
         if SHARED:
             row += ME * ROWS
@@ -107,7 +110,7 @@ def _multiply(
             gate, up = acc, acc
         _finish(
             gate, up, y_desc, s_desc, u_desc, y_room, s_room, u_room, b_ptr, b_gate_ptr, row,
-            column, N, ME, 0, BN, ACTIVATION, GATED, BIAS, BIAS_GATE, TAPS,
+            column, N, ME, 0, ACTIVATION, GATED, BIAS, BIAS_GATE, TAPS,
         )  # fmt: skip
     tma.store_wait(0)
 
@@ -115,25 +118,27 @@ def _multiply(
 @gluon.jit
 def _finish(
     s, u, y_desc, s_desc, u_desc, y_room, s_room, u_room, b_ptr, b_gate_ptr, row, column, N,
-    ME: gl.constexpr, PART: gl.constexpr, BN: gl.constexpr,
+    ME: gl.constexpr, PART: gl.constexpr,
     ACTIVATION: gl.constexpr, GATED: gl.constexpr, BIAS: gl.constexpr, BIAS_GATE: gl.constexpr, TAPS: gl.constexpr,
 ):  # fmt: skip
-    """The epilogue of BN columns, the PART-th part and what follows; a part is as wide as ``y_desc`` says."""
-    WIDTH: gl.constexpr = y_desc.block_type.shape[1]
-    if BN > WIDTH:
-        s_left, s_right = halves(s)
-        u_left, u_right = halves(u) if GATED else (s_left, s_right)
+    """The epilogue of all parts of s and u, as large as ``y_desc`` says, from the PART-th on."""
+    ROWS: gl.constexpr = y_desc.block_type.shape[0]
+    COLUMNS: gl.constexpr = y_desc.block_type.shape[1]
+    if s.shape[0] > ROWS or s.shape[1] > COLUMNS:
+        ACROSS: gl.constexpr = s.shape[0] == ROWS
+        first, second = halves(s) if ACROSS else floors(s)
+        first_u, second_u = (halves(u) if ACROSS else floors(u)) if GATED else (first, second)
         _finish(
-            s_left, u_left, y_desc, s_desc, u_desc, y_room, s_room, u_room, b_ptr, b_gate_ptr, row, column, N,
-            ME, PART, BN // 2, ACTIVATION, GATED, BIAS, BIAS_GATE, TAPS,
+            first, first_u, y_desc, s_desc, u_desc, y_room, s_room, u_room, b_ptr, b_gate_ptr, row, column, N,
+            ME, PART, ACTIVATION, GATED, BIAS, BIAS_GATE, TAPS,
         )  # fmt: skip
         _finish(
-            s_right, u_right, y_desc, s_desc, u_desc, y_room, s_room, u_room, b_ptr, b_gate_ptr, row,
-            column + BN // 2, N,
-            ME, PART + BN // 2 // WIDTH, BN // 2, ACTIVATION, GATED, BIAS, BIAS_GATE, TAPS,
+            second, second_u, y_desc, s_desc, u_desc, y_room, s_room, u_room, b_ptr, b_gate_ptr,
+            row + (0 if ACROSS else first.shape[0]), column + (first.shape[1] if ACROSS else 0), N,
+            ME, PART + first.shape[0] * first.shape[1] // (ROWS * COLUMNS), ACTIVATION, GATED, BIAS, BIAS_GATE, TAPS,
         )  # fmt: skip
     else:
-        n = column + gl.arange(0, BN, gl.SliceLayout(0, s.type.layout))
+        n = column + gl.arange(0, COLUMNS, gl.SliceLayout(0, s.type.layout))
         if GATED:
             if BIAS:
                 u += gl.load(b_ptr + n, mask=n < N, other=0.0).to(gl.float32)[None, :]
