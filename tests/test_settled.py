@@ -261,11 +261,13 @@ def test_a_batch_keeps_its_shape(gpu):
     assert len(launched(gpu.kernel)[1]) == 2
 
 
-@pytest.mark.parametrize("change", ["device", "enter", "exit", "foreign"])
+@pytest.mark.parametrize("change", ["device", "alignment", "enter", "exit", "foreign"])
 def test_triton_launches_where_it_must(gpu, change, monkeypatch):
     fused_mlp(**given(), plan=PLAN)
     if change == "device":
         gpu.device = 1
+    elif change == "alignment":
+        monkeypatch.setattr(torch.Tensor, "new_empty", lambda x, *shape: shifted(*shape))
     else:
         chain = knobs.HookChain()
         chain.add(print)

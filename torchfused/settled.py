@@ -50,12 +50,14 @@ def settle(
     """Remembers that a call of this key made these outputs, "y" among them, and these launches.
 
     But not where these say less than all: a launch too few (an interpreter's), one on what is neither an operand nor an
-    output (a copy), operands in the same place, a device that is not the current one, and a capture, which shares
-    nothing with other calls.
+    output (a copy), operands in the same place, an output that ``x.new_empty`` does not give, a device that is not the
+    current one, and a capture, which shares nothing with other calls.
     """
     x, y = operands[0], list(out).index("y")
     assert x is not None
     if len(launches) != plan.launches or current_device() != x.device.index or is_current_stream_capturing():
+        return
+    if any(t.dtype is not x.dtype or not t.is_contiguous() or t.data_ptr() % 16 for t in out.values()):
         return
     places = [None if t is None else t.data_ptr() for t in (*operands, *out.values())]
     held = [place for place in places if place is not None]
@@ -108,7 +110,12 @@ class _Call:
             return None
         x = operands[0]
         out = [x.new_empty(*shape) for shape in self.shapes]
-        addresses += [t.data_ptr() for t in out]
+        for t in out:
+            address = t.data_ptr()
+            # From an allocator of the caller's own, perhaps.
+            if address % 16:
+                return None
+            addresses.append(address)
         stream = current_stream(self.index)
         # Held until it is launched on.
         word = arrivals_on(self.device, stream) if self.counts else None
