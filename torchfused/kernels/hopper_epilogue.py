@@ -2,7 +2,9 @@
 
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
-from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, tma
+from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared
+
+from .._compat import store_tile
 
 
 @gluon.jit
@@ -17,4 +19,4 @@ def put(desc, room, value, row, column):
     """Rounds ``value`` to the type of ``desc`` and sends it to its place; what is outside is left out."""
     room.store(value.to(desc.dtype))
     fence_async_shared()
-    tma.async_copy_shared_to_global(desc, [row, column], room)
+    store_tile(desc, [row, column], room)
