@@ -10,7 +10,7 @@ from parity.contract.activations import ACTIVATIONS
 
 SMOOTH = {"gelu", "gelu_tanh", "quick_gelu", "silu", "sigmoid", "tanh"}
 
-# Bytes of a thread's registers that spill at most, beside 128 sums: of sigmoid's and tanh's derivatives, a few of others.
+# Bytes of a thread that spill at most, beside 128 sums: of the derivatives of sigmoid and tanh, a few of others.
 SPILLS = {"hidden_bwd_kernel": 152, "linear_fwd_kernel": 32}
 KERNELS = {"decode_fwd_kernel", "linear_fwd_kernel", "hidden_bwd_kernel", "product_bwd_kernel"}
 
