@@ -83,7 +83,7 @@ def hidden_bwd(
     out = {name: torch.empty_like(s) for name in ("d_s", *("d_u",) * gated, *("h",) * hidden)}
     if m == 0:
         return out
-    tiles = hopper_tiles_for(device, m, n)
+    tiles = hopper_tiles_for(device, m, n, turns=True)
     _launch(
         hidden_bwd_kernel,
         device,
