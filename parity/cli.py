@@ -1,5 +1,5 @@
-"""The command line: ``python -m parity run``, ``list``, ``train`` and ``order``. Exit code 0: nothing is red; 1:
-something is; 2: misuse."""
+"""The command line: ``python -m parity run``, ``list``, ``train``, ``order``, ``golden``. Exit code 0: nothing is red;
+1: something is; 2: misuse."""
 
 import bisect
 import os
@@ -17,17 +17,19 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from .cases import SUITES, Case, known
+from .cli_numerics import golden
 from .contract.plan import Plan
 from .contract.problem import Device
-from .gpu import Gpu, find_gpu
+from .gpu import Gpu
 from .junit import to_junit
+from .options import check_writable as _check_writable
+from .options import gpu as _gpu
 from .process import WorkerError, specs
-from .report import check_writable, environment, report, to_json, write_atomically
+from .report import environment, report, to_json, write_atomically
 from .run import CASE_SECONDS, ERROR, FAILED, Outcome, Where
 from .run import run as run_cases
 from .table import WIDTH, print_orders, print_table, print_training
 
-DEVICES = ("auto", "cpu", "gpu")
 # So often, at most, the JSON is brought up to date while the run goes on.
 CHECKPOINT_SECONDS = 10.0
 
@@ -187,6 +189,9 @@ def order(
     raise typer.Exit(int(any(finding.order is None for finding in findings)))
 
 
+app.command()(golden)
+
+
 def main() -> None:
     """The installed ``parity`` command."""
     app(prog_name="parity")
@@ -207,23 +212,6 @@ def _named(patterns: list[str]) -> list[Case]:
             raise typer.BadParameter(f"no case is named {pattern!r}; the known ones are\n" + "\n".join(cases))
         found |= matches
     return list(found.values())
-
-
-def _check_writable(*paths: Path | None) -> None:
-    for path in filter(None, paths):
-        try:
-            check_writable(path)
-        except OSError as error:
-            raise typer.BadParameter(f"cannot write {path}: {error}") from None
-
-
-def _gpu(device: str) -> Gpu | None:
-    if device not in DEVICES:
-        raise typer.BadParameter(f"device is {device!r}, must be one of {', '.join(DEVICES)}")
-    gpu = None if device == "cpu" else find_gpu()
-    if device == "gpu" and gpu is None:
-        raise typer.BadParameter("device is 'gpu', but the NVIDIA driver shows none here; use 'cpu' or 'auto'")
-    return gpu
 
 
 def _heading(suite: str, count: int, gpu: Gpu | None) -> str:

@@ -6,13 +6,14 @@ Started by the tests as ``python -m emulated_worker jax|torch``, through the sam
 import os
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 from emulation import MUTANTS, emulate
 from emulation_backward import MUTANTS as BACKWARD
 from emulation_backward import emulate_backward
 
-from parity import protocol
+from parity import emulator, epilogue, protocol
 from parity.rounding import NUMPY_DTYPES
 
 NAMES = {"jax": ("jaxfused", "xla"), "torch": ("torchfused", "eager")}
@@ -65,7 +66,26 @@ class Emulated:
         return _stages(request, arrays, fault, request.save)
 
 
+def _tensor_core(request, arrays, fault):
+    """As the contract says a GPU computes, but for what follows the fault's first word."""
+    recipe = epilogue.contract(request.problem, request.plan)
+    changed = {
+        "": {},
+        "fraction": {"adder": replace(recipe.adder, fraction=24)},
+        "nearest": {"adder": replace(recipe.adder, rounding="nearest")},
+        "order": {"up": emulator.ascending(recipe.up.leaves, chains=3, terms=recipe.adder.terms)},
+        "bias": {"bias": "first"},
+        "rounded": {"round_s": True},
+        "truncated": {"adder": replace(recipe.adder, tf32="zero")},
+        "flushed": {"adder": replace(recipe.adder, flush=True)},
+        "apart": {"adder": replace(recipe.adder, contracted=False)},
+    }
+    return epilogue.stages(request.problem, arrays, replace(recipe, **changed[fault.partition("-")[2]]))
+
+
 def _stages(request, arrays, fault, save):
+    if fault.startswith("hopper"):
+        return _tensor_core(request, arrays, fault)
     dy = arrays.pop("dy", None)
     found = emulate(
         request.problem, arrays, fault if fault in MUTANTS else "",
