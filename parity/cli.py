@@ -1,5 +1,5 @@
-"""The command line: ``python -m parity run``, ``list``, ``train``, ``order``, ``golden``. Exit code 0: nothing is red;
-1: something is; 2: misuse."""
+"""The command line: ``python -m parity run``, ``list``, ``train``, ``order``, ``drift`` and ``golden``. Exit code 0:
+nothing is red; 1: something is; 2: misuse."""
 
 import bisect
 import os
@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from .cases import SUITES, Case, known
-from .cli_numerics import golden
+from .cli_numerics import drift, golden
 from .contract.plan import Plan
 from .contract.problem import Device
 from .gpu import Gpu
@@ -189,6 +189,7 @@ def order(
     raise typer.Exit(int(any(finding.order is None for finding in findings)))
 
 
+app.command()(drift)
 app.command()(golden)
 
 

@@ -26,16 +26,24 @@ Bias = Literal["after", "first", "rounded"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Recipe:
-    """All that decides a runner's bits. ``bias``: added in float32 after the chain, what the chain starts from, or
-    added to what was rounded to the dtype. ``round_s``: s (and u) is rounded to the dtype before the activation;
-    ``round_f``: so is the activation before the gate product. ``spelling`` and ``contracted`` are of the activation.
-    """
+class Product:
+    """How a GEMM adds, and where its ``bias`` enters: in float32 after the chain, as what the chain starts from, or
+    added to what was rounded to the dtype."""
 
-    up: Tree
-    down: Tree
+    order: Tree
     adder: Adder
     bias: Bias = "after"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Recipe:
+    """All that decides a runner's bits. ``spelling`` and ``contracted`` (a product and a sum rounded once) are of the
+    activation. ``round_s``: s (and u) is rounded to the dtype before it; ``round_f``: so is what it gives, before the
+    gate product; ``round_h``: the second GEMM takes h as it was rounded.
+    """
+
+    up: Product
+    down: Product
     spelling: Literal["contract", "framework"] = "contract"
     contracted: bool = False
     round_s: bool = False
@@ -46,9 +54,11 @@ class Recipe:
 def contract(problem: Problem, plan: Plan) -> Recipe:
     """What a fused plan promises on a GPU of compute capability 9.0."""
     adder = HOPPER["tf32" if problem.precision == "tf32" else problem.dtype]
-    sizes = problem.in_features, problem.hidden_features
-    up, down = (ascending(n, chains=c, terms=adder.terms) for n, c in zip(sizes, plan.splits, strict=True))
-    return Recipe(up=up, down=down, adder=adder)
+    up, down = (
+        Product(order=ascending(n, chains=chains, terms=adder.terms), adder=adder)
+        for n, chains in zip((problem.in_features, problem.hidden_features), plan.splits, strict=True)
+    )
+    return Recipe(up=up, down=down)
 
 
 def stages(problem: Problem, arrays: Mapping[str, np.ndarray], recipe: Recipe) -> dict[str, np.ndarray]:
@@ -66,14 +76,13 @@ def linear(
     problem: Problem, arrays: Mapping[str, np.ndarray], recipe: Recipe, layer: str, left: np.ndarray
 ) -> np.ndarray:
     """``left w + b`` of one ``layer`` (up, gate or down), in float32; with ``round_s`` rounded to the dtype."""
-    down = layer == "down"
-    order, adder = recipe.down if down else recipe.up, recipe.adder
+    how = recipe.down if layer == "down" else recipe.up
     bias = arrays.get(f"b_{layer}")
     b = None if bias is None else bias.astype(F)
-    product = gemm(left, arrays[f"w_{layer}"], order, adder, start=b if recipe.bias == "first" else None)
-    if b is not None and recipe.bias != "first":
-        product = (rounded(product, problem) if recipe.bias == "rounded" else product) + b
-    return rounded(product, problem) if recipe.round_s and not down else product
+    product = gemm(left, arrays[f"w_{layer}"], how.order, how.adder, start=b if how.bias == "first" else None)
+    if b is not None and how.bias != "first":
+        product = (rounded(product, problem) if how.bias == "rounded" else product) + b
+    return rounded(product, problem) if recipe.round_s and layer != "down" else product
 
 
 def hidden(problem: Problem, s: np.ndarray, u: np.ndarray | None, recipe: Recipe) -> np.ndarray:

@@ -69,18 +69,20 @@ class Emulated:
 def _tensor_core(request, arrays, fault):
     """As the contract says a GPU computes, but for what follows the fault's first word."""
     recipe = epilogue.contract(request.problem, request.plan)
-    changed = {
-        "": {},
-        "fraction": {"adder": replace(recipe.adder, fraction=24)},
-        "nearest": {"adder": replace(recipe.adder, rounding="nearest")},
-        "order": {"up": emulator.ascending(recipe.up.leaves, chains=3, terms=recipe.adder.terms)},
+    adder = recipe.up.adder
+    three = emulator.ascending(recipe.up.order.leaves, chains=3, terms=adder.terms)
+    products = {
+        "fraction": {"adder": replace(adder, fraction=24)},
+        "nearest": {"adder": replace(adder, rounding="nearest")},
+        "truncated": {"adder": replace(adder, tf32="zero")},
+        "flushed": {"adder": replace(adder, flush=True)},
+        "apart": {"adder": replace(adder, contracted=False)},
         "bias": {"bias": "first"},
-        "rounded": {"round_s": True},
-        "truncated": {"adder": replace(recipe.adder, tf32="zero")},
-        "flushed": {"adder": replace(recipe.adder, flush=True)},
-        "apart": {"adder": replace(recipe.adder, contracted=False)},
     }
-    return epilogue.stages(request.problem, arrays, replace(recipe, **changed[fault.partition("-")[2]]))
+    whole = {"rounded": {"round_s": True}, "order": {"up": replace(recipe.up, order=three)}}
+    changes = products.get(fault.partition("-")[2], {})
+    recipe = replace(recipe, up=replace(recipe.up, **changes), down=replace(recipe.down, **changes))
+    return epilogue.stages(request.problem, arrays, replace(recipe, **whole.get(fault.partition("-")[2], {})))
 
 
 def _stages(request, arrays, fault, save):

@@ -1,0 +1,173 @@
+"""Which recipe makes a runner's bits: each stage tried from the runner's own previous one, against what it gave.
+
+Orders come from ``parity order`` where it can ask, and from the contract's with 1, 2, 4, ... chains, which are the
+vendors' for large layers, too. What no recipe explains is counted, not hidden.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+from typing import get_args
+
+import numpy as np
+
+from .adder import HOPPER, Adder
+from .compare import narrowed
+from .contract.plan import Plan
+from .contract.problem import Problem
+from .emulator import ascending
+from .epilogue import Bias, Product, Recipe, hidden, linear
+from .oracle import Stages
+from .order import EXACT, GEMMS, Gemm, Probe, find
+from .rounding import round_to
+from .session import RUNNERS, Session
+from .tree import Tree
+
+Counts = dict[str, int]
+CHAINS = (1, 2, 3, 4, 8)
+# Asking for an order takes some 10 k questions, of k summands each.
+ASKED = 512
+# Products that a trial may take: a few seconds. Of more rows, only the first are tried, and counted.
+TRIAL = 1e9
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Portrait:
+    """``wrong`` of the ``total`` elements of each stage, in the first ``rows``, have other bits than ``recipe`` gives,
+    from the runner's own previous stage."""
+
+    runner: str
+    recipe: Recipe
+    rows: int
+    wrong: Counts
+    total: Counts
+
+    @property
+    def exact(self) -> bool:
+        return not any(self.wrong.values())
+
+
+def adders(problem: Problem, tensor: bool) -> list[Adder]:
+    """What a GEMM of the problem's type may add with: its tensor core, or IEEE float32 with fma or without."""
+    ieee = [Adder(), Adder(contracted=False)]
+    kind = "tf32" if problem.precision == "tf32" else problem.dtype
+    if kind == "tf32":
+        away = [replace(adder, tf32="away") for adder in ieee]
+        return [HOPPER[kind], replace(HOPPER[kind], tf32="zero")] if tensor else [*away, *ieee]
+    return [HOPPER[kind], *ieee] if tensor and kind != "float32" else ieee
+
+
+def asked_orders(
+    session: Session, problem: Problem, plan: Plan, runner: str, gemms: Sequence[Gemm] = GEMMS
+) -> dict[str, Tree]:
+    """The orders of the runner's GEMMs ("up", "down") in these sizes, those that it can be asked for."""
+    found = {}
+    worker = next(worker for worker in session.workers if worker.spec.name == RUNNERS[runner])
+    sizes = {"up": (problem.in_features, problem.hidden_features)}
+    sizes["down"] = problem.hidden_features, problem.out_features
+    for gemm in gemms:
+        k, columns = sizes[gemm]
+        if k <= min(ASKED, EXACT[problem.dtype]):
+            probe = Probe(
+                k=k, m=problem.m, dtype=problem.dtype, precision=problem.precision, plan=plan, columns=columns
+            )  # fmt: skip
+            order = find(probe, worker, session.folder, runner, gemm).order
+            if order:
+                found[gemm] = order
+    return found
+
+
+def portrait_of(
+    session: Session,
+    problem: Problem,
+    arrays: Mapping[str, np.ndarray],
+    plan: Plan,
+    runner: str,
+    stages: Stages,
+    tensor: bool,
+) -> Portrait:
+    """What explains ``stages``. The runner is asked for its orders only where no usual one does."""
+    first = portray(problem, arrays, runner, stages, {}, tensor)
+    gemms = {"up": sum(first.wrong.get(stage, 0) for stage in ("s", "u")), "down": first.wrong["y"]}
+    orders = asked_orders(session, problem, plan, runner, [gemm for gemm in GEMMS if gemms[gemm]])
+    return portray(problem, arrays, runner, stages, orders, tensor) if orders else first
+
+
+def portray(
+    problem: Problem,
+    arrays: Mapping[str, np.ndarray],
+    runner: str,
+    stages: Stages,
+    orders: Mapping[str, Tree],
+    tensor: bool,
+) -> Portrait:
+    """The recipe that explains most of ``stages``; ``orders``: the first to be tried, of "up" and "down"."""
+    # A tap that is wider than the dtype may still hold what was rounded to it.
+    narrow = [True] if stages["s"].dtype != np.float32 else [False, True] if problem.dtype != "float32" else [False]
+    work = problem.hidden_features * max(problem.in_features, problem.out_features)
+    rows = min(problem.m, max(1, int(TRIAL / work)))
+    cut: dict[str, np.ndarray] = {name: array[:rows] for name, array in stages.items()}
+    some = {name: array[:rows] if name == "x" else array for name, array in arrays.items()}
+    up, down = (
+        [*dict.fromkeys(_products(n, orders.get(gemm), adders(problem, tensor)))]
+        for gemm, n in (("up", problem.in_features), ("down", problem.hidden_features))
+    )
+    recipe = Recipe(up=up[0], down=down[0], round_s=narrow[0])
+    first = ("s", "u") if problem.gated else ("s",)
+    layers = {"s": "gate" if problem.gated else "up", "u": "up"}
+
+    def of_up(recipe: Recipe) -> dict[str, np.ndarray]:
+        return {stage: linear(problem, some, recipe, layers[stage], some["x"]) for stage in first}
+
+    def of_h(recipe: Recipe) -> dict[str, np.ndarray]:
+        return {"h": round_to(hidden(problem, cut["s"], cut.get("u"), recipe), problem.dtype)}
+
+    def of_y(recipe: Recipe) -> dict[str, np.ndarray]:
+        return {"y": round_to(linear(problem, some, recipe, "down", cut["h"]), problem.dtype)}
+
+    biased = any(name.startswith("b_") and name != "b_down" for name in arrays)
+    recipe, wrong = _best(
+        of_up, cut, (replace(recipe, up=one, round_s=r) for r in narrow for one in _biases(up, biased))
+    )  # fmt: skip
+    spelled = product(("contract", "framework"), (False, True), (False, True) if problem.gated else (False,))
+    recipe, more = _best(
+        of_h, cut, (replace(recipe, spelling=s, contracted=c, round_f=f) for s, c, f in spelled)
+    )  # fmt: skip
+    recipe, last = _best(of_y, cut, (replace(recipe, down=one) for one in _biases(down, "b_down" in arrays)))
+    total = {stage: int(cut[stage].size) for stage in (*first, "h", "y")}
+    return Portrait(runner=runner, recipe=recipe, rows=rows, wrong=wrong | more | last, total=total)
+
+
+def _products(n: int, asked: Tree | None, adders: Sequence[Adder]) -> Iterator[Product]:
+    for adder in adders:
+        widest = 1 if asked is None else max((len(children) for children in asked.nodes), default=1)
+        if asked is not None and (widest > 2) == adder.fused:
+            yield Product(order=asked, adder=adder)
+    for chains, adder in product(CHAINS, adders):
+        yield Product(order=ascending(n, chains=chains, terms=adder.terms), adder=adder)
+
+
+def _biases(products: Sequence[Product], biased: bool) -> Iterator[Product]:
+    for bias, one in product(get_args(Bias) if biased else ("after",), products):
+        yield replace(one, bias=bias)
+
+
+def _best(of, stages: Mapping[str, np.ndarray], recipes: Iterator[Recipe]) -> tuple[Recipe, dict[str, int]]:
+    """The first recipe with the fewest elements of other bits, and how many these are, by stage."""
+    best: tuple[Recipe, dict[str, int]] | None = None
+    for recipe in recipes:
+        wrong = {stage: int(unlike(found, stages[stage]).sum()) for stage, found in of(recipe).items()}
+        if best is None or sum(wrong.values()) < sum(best[1].values()):
+            best = recipe, wrong
+        if not sum(wrong.values()):
+            break
+    assert best
+    return best
+
+
+def unlike(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Where two results have other bits, in the narrower of their types; NaN is NaN."""
+    one, two, _ = narrowed(a, b)
+    bits = f"u{one.dtype.itemsize}"
+    same = np.ascontiguousarray(one).view(bits) == np.ascontiguousarray(two).view(bits)
+    return ~(same | (np.isnan(one) & np.isnan(two)))
