@@ -4,9 +4,9 @@ Orders come from ``parity order`` where it can ask, and from the contract's with
 vendors' for large layers, too. What no recipe explains is counted, not hidden.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import product
+from itertools import chain, product
 from typing import get_args
 
 import numpy as np
@@ -27,8 +27,9 @@ Counts = dict[str, int]
 CHAINS = (1, 2, 3, 4, 8)
 # Asking for an order takes some 10 k questions, of k summands each.
 ASKED = 512
-# Products that a trial may take: a few seconds. Of more rows, only the first are tried, and counted.
-TRIAL = 1e9
+# How many products a trial of one recipe may take, and the count of what the best one leaves; of more rows, only the
+# first are taken.
+TRIAL, WORK = 3e7, 2.5e8
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -104,38 +105,53 @@ def portray(
     """The recipe that explains most of ``stages``; ``orders``: the first to be tried, of "up" and "down"."""
     # A tap that is wider than the dtype may still hold what was rounded to it.
     narrow = [True] if stages["s"].dtype != np.float32 else [False, True] if problem.dtype != "float32" else [False]
-    work = problem.hidden_features * max(problem.in_features, problem.out_features)
-    rows = min(problem.m, max(1, int(TRIAL / work)))
-    cut: dict[str, np.ndarray] = {name: array[:rows] for name, array in stages.items()}
-    some = {name: array[:rows] if name == "x" else array for name, array in arrays.items()}
     up, down = (
         [*dict.fromkeys(_products(n, orders.get(gemm), adders(problem, tensor)))]
         for gemm, n in (("up", problem.in_features), ("down", problem.hidden_features))
     )
-    recipe = Recipe(up=up[0], down=down[0], round_s=narrow[0])
-    first = ("s", "u") if problem.gated else ("s",)
-    layers = {"s": "gate" if problem.gated else "up", "u": "up"}
-
-    def of_up(recipe: Recipe) -> dict[str, np.ndarray]:
-        return {stage: linear(problem, some, recipe, layers[stage], some["x"]) for stage in first}
-
-    def of_h(recipe: Recipe) -> dict[str, np.ndarray]:
-        return {"h": round_to(hidden(problem, cut["s"], cut.get("u"), recipe), problem.dtype)}
-
-    def of_y(recipe: Recipe) -> dict[str, np.ndarray]:
-        return {"y": round_to(linear(problem, some, recipe, "down", cut["h"]), problem.dtype)}
-
+    work = problem.hidden_features * max(problem.in_features, problem.out_features)
+    trial, whole = (
+        _Rows(problem, arrays, stages, min(problem.m, max(1, int(limit / work)))) for limit in (TRIAL, WORK)
+    )
+    recipe = Recipe(up=up[0], down=down[0])
     biased = any(name.startswith("b_") and name != "b_down" for name in arrays)
-    recipe, wrong = _best(
-        of_up, cut, (replace(recipe, up=one, round_s=r) for r in narrow for one in _biases(up, biased))
-    )  # fmt: skip
+    recipe = _best(trial.up, (replace(recipe, up=one, round_s=r) for r in narrow for one in _biases(up, biased)))
     spelled = product(("contract", "framework"), (False, True), (False, True) if problem.gated else (False,))
-    recipe, more = _best(
-        of_h, cut, (replace(recipe, spelling=s, contracted=c, round_f=f) for s, c, f in spelled)
-    )  # fmt: skip
-    recipe, last = _best(of_y, cut, (replace(recipe, down=one) for one in _biases(down, "b_down" in arrays)))
-    total = {stage: int(cut[stage].size) for stage in (*first, "h", "y")}
-    return Portrait(runner=runner, recipe=recipe, rows=rows, wrong=wrong | more | last, total=total)
+    recipe = _best(trial.h, (replace(recipe, spelling=s, contracted=c, round_f=f) for s, c, f in spelled))
+    recipe = _best(trial.y, (replace(recipe, down=one) for one in _biases(down, "b_down" in arrays)))
+    return Portrait(
+        runner=runner,
+        recipe=recipe,
+        rows=whole.rows,
+        wrong=whole.up(recipe) | whole.h(recipe) | whole.y(recipe),
+        total={stage: int(whole.stages[stage].size) for stage in (*whole.first, "h", "y")},
+    )
+
+
+class _Rows:
+    """The first ``rows`` of a runner's stages: how many elements of each a recipe does not give."""
+
+    def __init__(self, problem: Problem, arrays: Mapping[str, np.ndarray], stages: Stages, rows: int) -> None:
+        self.problem, self.rows = problem, rows
+        self.stages: Stages = {name: array[:rows] for name, array in stages.items()}
+        self.arrays = {name: array[:rows] if name == "x" else array for name, array in arrays.items()}
+        self.first = {"s": "gate", "u": "up"} if problem.gated else {"s": "up"}
+
+    def up(self, recipe: Recipe) -> Counts:
+        x = self.arrays["x"]
+        found = {stage: linear(self.problem, self.arrays, recipe, layer, x) for stage, layer in self.first.items()}
+        return {stage: self._wrong(stage, values) for stage, values in found.items()}
+
+    def h(self, recipe: Recipe) -> Counts:
+        wide = hidden(self.problem, self.stages["s"], self.stages.get("u"), recipe)
+        return {"h": self._wrong("h", round_to(wide, self.problem.dtype))}
+
+    def y(self, recipe: Recipe) -> Counts:
+        wide = linear(self.problem, self.arrays, recipe, "down", self.stages["h"])
+        return {"y": self._wrong("y", round_to(wide, self.problem.dtype))}
+
+    def _wrong(self, stage: str, values: np.ndarray) -> int:
+        return int(unlike(values, self.stages[stage]).sum())
 
 
 def _products(n: int, asked: Tree | None, adders: Sequence[Adder]) -> Iterator[Product]:
@@ -152,16 +168,15 @@ def _biases(products: Sequence[Product], biased: bool) -> Iterator[Product]:
         yield replace(one, bias=bias)
 
 
-def _best(of, stages: Mapping[str, np.ndarray], recipes: Iterator[Recipe]) -> tuple[Recipe, dict[str, int]]:
-    """The first recipe with the fewest elements of other bits, and how many these are, by stage."""
-    best: tuple[Recipe, dict[str, int]] | None = None
-    for recipe in recipes:
-        wrong = {stage: int(unlike(found, stages[stage]).sum()) for stage, found in of(recipe).items()}
-        if best is None or sum(wrong.values()) < sum(best[1].values()):
-            best = recipe, wrong
-        if not sum(wrong.values()):
+def _best(wrong: Callable[[Recipe], Counts], recipes: Iterator[Recipe]) -> Recipe:
+    """The first recipe with the fewest elements ``wrong``."""
+    best, fewest = next(recipes), -1
+    for recipe in chain((best,), recipes):
+        count = sum(wrong(recipe).values())
+        if fewest < 0 or count < fewest:
+            best, fewest = recipe, count
+        if not fewest:
             break
-    assert best
     return best
 
 
