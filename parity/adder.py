@@ -29,7 +29,8 @@ class Adder:
     """``terms``: products added at once, with the sum so far; 1: IEEE float32, one after the other. ``fraction`` and
     ``rounding`` (of the sum) are those of a fused add, ``contracted`` is of an IEEE one. ``tf32``: how inputs lose
     their last 13 bits, "away": to nearest, ties away from zero; "zero": cut off; None: they keep them. ``flush``:
-    subnormal inputs and results are zeros.
+    subnormal inputs and results are zeros. ``normalised``: a product's exponent is its own, not the sum of
+    its factors'.
 
     Raises ValueError for a fused add of fewer than 20 fraction bits, or of more than 40: float64 may not hold the sum.
     """
@@ -40,6 +41,7 @@ class Adder:
     contracted: bool = True
     tf32: Literal["away", "zero"] | None = None
     flush: bool = False
+    normalised: bool = False
 
     def __post_init__(self) -> None:
         if self.fused and not 20 <= self.fraction <= 40:
@@ -100,6 +102,8 @@ def add_fused(
     some = np.empty_like(largest)
     for i in range(x.shape[1]):
         np.add(x_exponents[:, i, None], w_exponents[i], out=some)
+        if adder.normalised:
+            some += np.abs(x[:, i, None] * w[i]) >= np.ldexp(2.0, some.astype(np.int32))
         np.maximum(largest, some, out=largest)
     for total in totals:
         np.maximum(largest, exponents(total), out=largest)

@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from fnmatch import fnmatchcase
 from json import dumps
 from pathlib import Path
@@ -153,13 +154,16 @@ def order(
     precision: Annotated[str, typer.Option(help="ieee or, for float32, tf32.")] = "ieee",
     split: Annotated[int, typer.Option(help="The fused runners' accumulator chains.", min=1)] = 1,
     runner: Annotated[list[str] | None, typer.Option(help="Only this one of the runners.")] = None,
+    probes: Annotated[bool, typer.Option("--probes", help="Ask what adds, too: bits kept, roundings, fma.")] = False,
     device: Annotated[str, typer.Option(help="auto: the GPU if there is one, else the interpreters.")] = "auto",
     json: Annotated[Path | None, typer.Option(help="Where to write the orders, node by node, as JSON.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Where to draw them, as PNG.")] = None,
     commit: Annotated[str | None, typer.Option(help="The commit, where the working tree has no repository.")] = None,
 ) -> None:
     """Finds the order in which each runner's GEMMs add, from sums alone; exit code 1 where one has no fixed order."""
+    from .drift_table import print_facts
     from .order import RUNNERS, Probe, described, orders
+    from .probes import probed
 
     unknown = set(runner or ()) - set(RUNNERS)
     if unknown:
@@ -176,16 +180,21 @@ def order(
     except WorkerError as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(1) from None
+    facts = probed(probe, specs(name), findings) if probes else []
     if json:
         result = {"schema": "parity.order/1", "environment": environment(name, gpu, commit)} | described(
             probe, findings
         )
+        result |= {"adders": [asdict(one) for one in facts]} if probes else {}
         write_atomically(json, dumps(result, indent=1, allow_nan=False) + "\n")
     if plot:
         from .order_plot import plot as draw
 
         draw(findings, plot)
-    print_orders(findings, Console(width=None if Console().is_terminal else WIDTH))
+    console = Console(width=None if Console().is_terminal else WIDTH)
+    print_orders(findings, console)
+    if probes:
+        print_facts(facts, console)
     raise typer.Exit(int(any(finding.order is None for finding in findings)))
 
 

@@ -8,6 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from .golden import Check
+from .probes import Facts
 
 
 def print_check(check: Check, console: Console) -> None:
@@ -94,6 +95,18 @@ def _table(*headings: str) -> Table:
 def _count(some: int, total: int, ok: str = "green") -> str:
     color = ok if not some or ok != "green" else "yellow"
     return f"[{color}]{some}[/] [dim]/ {total}[/]"
+
+
+def print_facts(found: Sequence[Facts], console: Console) -> None:
+    """What adds in each runner's GEMM."""
+    names = ("terms", "bits kept", "sum rounded", "exponent", "float32 inputs", "subnormals", "product")
+    table = _table("runner", *names)
+    for one in found:
+        bits = "" if one.fraction is None else f"{one.fraction}{' or more' * one.more}"
+        terms = f"{one.terms}+1"
+        cells = (terms, bits, one.rounding, one.exponent, one.tf32, one.subnormals, one.product)
+        table.add_row(one.runner, *((one.why,) if one.why else (cell or "" for cell in cells)))
+    console.print(table, highlight=False)
 
 
 def _outputs(check: Check) -> dict[str, int]:
