@@ -85,6 +85,8 @@ def gemm(x, w, *, tensor: bool = False, terms: int = 16, splits: int = 1, mutant
     """Float32 accumulation in ascending K: one chain, or ``splits`` of them, added in ascending order."""
     # Inputs of tf32 have been rounded; an IEEE product is rounded before it is added, to differ from the oracle more.
     adder = Adder(terms=terms) if tensor else Adder(contracted=False)
+    if not x.shape[1]:
+        return np.zeros((len(x), w.shape[1]), F)
     if mutant != "coarse_accumulator":
         return emulator.gemm(x, w, emulator.ascending(x.shape[1], chains=splits, terms=adder.terms), adder)
     total = np.zeros((len(x), w.shape[1]), F)
