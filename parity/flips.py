@@ -44,12 +44,16 @@ class Flips:
 def flips(bounds: Bounds, profiles: tuple[Profile, ...], a: Stages, b: Stages, stage: str) -> Flips | None:
     """Of h or y of two results of a 16-bit problem; ``profiles``: those of the results that round, one or two.
 
-    None where it cannot be told: of another stage or dtype, where s was rounded itself, or what is not finite.
+    None where it cannot be told: of another stage or dtype, where s was rounded itself, or where a stage is missing or
+    not finite.
     """
     problem = bounds.problem
     if stage not in ("h", "y") or problem.dtype not in NARROW:
         return None
-    taps = [taken[name] for taken in (a, b) for name in ("s", "h", "y")]
+    names = ("s", "u", "h", "y") if problem.gated else ("s", "h", "y")
+    if any(name not in taken for taken in (a, b) for name in names):
+        return None
+    taps = [taken[name] for taken in (a, b) for name in names]
     if any(tap.dtype.itemsize < 4 for tap in (a["s"], b["s"])) or not all(np.isfinite(tap).all() for tap in taps):
         return None
     apart, slack = _hidden(bounds, len(profiles), a, b) if stage == "h" else _down(bounds, profiles, a, b)

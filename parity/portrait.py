@@ -19,6 +19,7 @@ from .emulator import ascending
 from .epilogue import Bias, Product, Recipe, hidden, linear
 from .oracle import Stages
 from .order import EXACT, GEMMS, Gemm, Probe, find
+from .process import WorkerError
 from .rounding import round_to
 from .session import RUNNERS, Session
 from .tree import Tree
@@ -54,7 +55,10 @@ def adders(problem: Problem, tensor: bool) -> list[Adder]:
     kind = "tf32" if problem.precision == "tf32" else problem.dtype
     if kind == "tf32":
         away = [replace(adder, tf32="away") for adder in ieee]
-        return [HOPPER[kind], replace(HOPPER[kind], tf32="zero")] if tensor else [*away, *ieee]
+        core = HOPPER[kind]
+        # A matrix instruction of half the depth is tf32's other one.
+        cores = [core, replace(core, tf32="zero"), replace(core, terms=4), replace(core, terms=4, tf32="zero")]
+        return cores if tensor else [*away, *ieee]
     return [HOPPER[kind], *ieee] if tensor and kind != "float32" else ieee
 
 
@@ -90,7 +94,11 @@ def portrait_of(
     """What explains ``stages``. The runner is asked for its orders only where no usual one does."""
     first = portray(problem, arrays, runner, stages, {}, tensor)
     gemms = {"up": sum(first.wrong.get(stage, 0) for stage in ("s", "u")), "down": first.wrong["y"]}
-    orders = asked_orders(session, problem, plan, runner, [gemm for gemm in GEMMS if gemms[gemm]])
+    try:
+        orders = asked_orders(session, problem, plan, runner, [gemm for gemm in GEMMS if gemms[gemm]])
+    except WorkerError:
+        # It died of the questions: what it gave before them stands.
+        return first
     return portray(problem, arrays, runner, stages, orders, tensor) if orders else first
 
 
