@@ -59,7 +59,9 @@ def print_drift(result: Mapping[str, Any], console: Console) -> None:
         text = f"no split_k of {one['fused']} adds as {one['runner']} does"
         if splits:
             apart = ", ".join(f"{stage} {count}" for stage, count in one["differ"].items())
-            text = f"{one['fused']} with split_k {tuple(splits)} adds as {one['runner']} does; what differs: {apart}"
+            text = (
+                f"{one['runner']} adds as split_k {tuple(splits)} on a GPU; {one['fused']}, told so, differs in {apart}"
+            )
         console.print(text, highlight=False, soft_wrap=True)
     for reason in result["reasons"]:
         console.print(f"[bold red]RED[/] {escape(reason)}", highlight=False, soft_wrap=True)

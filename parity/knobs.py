@@ -52,8 +52,8 @@ def turns(
     found: Mapping[str, Stages],
     tensor: bool,
 ) -> Iterator[Turn]:
-    """Every knob that ``problem`` has, turned in the first of ``portraits``; real ones in all of them."""
-    first = next(iter(portraits.values()))
+    """Every knob that ``problem`` has, turned in the portrait that explains most; real ones in all of them."""
+    first = min(portraits.values(), key=lambda portrait: sum(portrait.wrong.values()))
     some = _rows(arrays, first.rows)
     base = stages(problem, some, first.recipe)
     for setting in _settings(problem, first.recipe, tensor):
