@@ -8,7 +8,7 @@ import json
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
@@ -20,8 +20,10 @@ import numpy as np
 from . import epilogue, stimulus
 from .contract.plan import Backend, Plan, Strategy, limitation
 from .contract.problem import Device, Problem
+from .emulator import ascending
 from .judge import FUSED
 from .oracle import Stages
+from .portrait import adders
 from .protocol import digest, plan_from_dict
 from .rounding import NUMPY_DTYPES, round_to
 from .session import Answer, Session
@@ -68,13 +70,14 @@ class Item:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Check:
     """Of one runner's stages: how many elements there are, and how many have other bits than the emulator's. ``at``:
-    the first of them. ``why``: the runner failed."""
+    the first of them. ``instead``: how many would be wrong with another adder. ``why``: the runner failed."""
 
     item: Item
     runner: str
     outputs: dict[str, int] = field(default_factory=dict)
     wrong: dict[str, int] = field(default_factory=dict)
     at: dict[str, list[int]] = field(default_factory=dict)
+    instead: dict[str, int] = field(default_factory=dict)
     why: str = ""
 
     @property
@@ -146,6 +149,22 @@ def checked(item: Item, runner: str, stages: Mapping[str, np.ndarray], expected:
     return Check(item=item, runner=runner, outputs=outputs, wrong=wrong, at=at)
 
 
+def instead(check: Check, operands: Mapping[str, np.ndarray], stages: Mapping[str, np.ndarray]) -> Check:
+    """A red check with what other adders would have given: a hint at what the kernel does."""
+    if not check.red:
+        return check
+    problem = check.item.problem
+    recipe = epilogue.contract(problem, check.item.plan)
+    sizes = zip((problem.in_features, problem.hidden_features), check.item.plan.splits, strict=True)
+    lengths, found = list(sizes), {}
+    for adder in adders(problem, tensor=True):
+        orders = (ascending(n, chains=chains, terms=adder.terms) for n, chains in lengths)
+        up, down = (epilogue.Product(order=order, adder=adder) for order in orders)
+        other = epilogue.stages(problem, operands, replace(recipe, up=up, down=down))
+        found[str(adder)] = sum(checked(check.item, check.runner, stages, other).wrong.values())
+    return replace(check, instead=found)
+
+
 def differing(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Where the bits of ``a`` are not those of ``b`` (NaN is NaN); everywhere, if shape or dtype are others."""
     if a.shape != b.shape or a.dtype != b.dtype:
@@ -162,7 +181,7 @@ def capture(sessions: Sequence[Session], items: Iterable[Item], done: Callable[[
         operands = item.operands()
         expected = predicted(item, operands)
         for check in _checks(item, answer, expected):
-            done(check)
+            done(check if check.why else instead(check, operands, answer.stages[check.runner]))
         vectors += [
             Vector(item=item, runner=runner, operands=operands, stages={name: stages[name] for name in STAGES})
             for runner, stages in answer.stages.items()
@@ -254,7 +273,8 @@ def recheck(path: Path) -> list[Check]:
     for vector in load(path):
         if vector.item not in known:
             known[vector.item] = predicted(vector.item, vector.operands)
-        found.append(checked(vector.item, vector.runner, vector.stages, known[vector.item]))
+        check = checked(vector.item, vector.runner, vector.stages, known[vector.item])
+        found.append(instead(check, vector.operands, vector.stages))
     return found
 
 
@@ -263,5 +283,6 @@ def described(check: Check) -> dict[str, Any]:
     item = check.item
     return {
         "runner": check.runner, "problem": asdict(item.problem), "plan": str(item.plan), "spread": item.spread,
-        "outputs": check.outputs, "wrong": check.wrong, "at": check.at, "why": check.why,
+        "outputs": check.outputs, "wrong": check.wrong, "at": check.at, "instead": check.instead,
+        "why": check.why,
     }  # fmt: skip

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from parity.adder import Adder
 from parity.contract.plan import Plan
 from parity.contract.problem import Device
 from parity.golden import Item, capture, check, differing, large, load, recheck, save, small
@@ -81,6 +82,17 @@ def test_tf32_that_is_cut_off_is_red():
     with Session(emulated("hopper-truncated")) as session:
         check([session], [chosen], checks.append)
     assert [found.red for found in checks] == [False, True]
+
+
+def test_a_red_check_says_which_adder_it_would_be():
+    chosen = next(i for i in small(HOPPER) if i.problem.precision == "tf32")
+    checks = []
+    with Session(emulated("hopper-truncated")) as session:
+        capture([session], [chosen], checks.append)
+    good, bad = sorted(checks, key=lambda found: found.red)
+    assert good.instead == {}
+    assert bad.instead[str(Adder(terms=8, tf32="zero"))] == 0
+    assert bad.instead[str(Adder(terms=8, tf32="away"))] == sum(bad.wrong.values())
 
 
 def test_a_runner_that_fails_is_red():
