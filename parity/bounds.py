@@ -177,6 +177,11 @@ class Bounds:
             found["y"] = self._round(down, rounded["y"], h if after is None else None)
         return {stage: _finite(allowance, rounded[stage]) for stage, allowance in found.items()}
 
+    def down_error(self, profile: Profile) -> Drift:
+        """The error of the second GEMM by itself, before y is rounded."""
+        with np.errstate(all="ignore"):
+            return self._gemm(profile, self.down, self.oracle.rounded["y"], "b_down", 1)
+
     def _pre(self, profile: Profile, stage: str) -> Drift:
         layer = "gate" if self.problem.gated and stage == "s" else "up"
         magnitudes = self.gate if layer == "gate" else self.up

@@ -1,5 +1,5 @@
-"""The command line: ``python -m parity run``, ``list``, ``train`` and ``order``. Exit code 0: nothing is red; 1:
-something is; 2: misuse."""
+"""The command line: ``python -m parity run``, ``list``, ``train``, ``order``, ``drift`` and ``golden``. Exit code 0:
+nothing is red; 1: something is; 2: misuse."""
 
 import bisect
 import os
@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from fnmatch import fnmatchcase
 from json import dumps
 from pathlib import Path
@@ -17,17 +18,19 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from .cases import SUITES, Case, known
+from .cli_numerics import drift, golden
 from .contract.plan import Plan
 from .contract.problem import Device
-from .gpu import Gpu, find_gpu
+from .gpu import Gpu
 from .junit import to_junit
+from .options import check_writable as _check_writable
+from .options import gpu as _gpu
 from .process import WorkerError, specs
-from .report import check_writable, environment, report, to_json, write_atomically
+from .report import environment, report, to_json, write_atomically
 from .run import CASE_SECONDS, ERROR, FAILED, Outcome, Where
 from .run import run as run_cases
 from .table import WIDTH, print_orders, print_table, print_training
 
-DEVICES = ("auto", "cpu", "gpu")
 # So often, at most, the JSON is brought up to date while the run goes on.
 CHECKPOINT_SECONDS = 10.0
 
@@ -151,13 +154,16 @@ def order(
     precision: Annotated[str, typer.Option(help="ieee or, for float32, tf32.")] = "ieee",
     split: Annotated[int, typer.Option(help="The fused runners' accumulator chains.", min=1)] = 1,
     runner: Annotated[list[str] | None, typer.Option(help="Only this one of the runners.")] = None,
+    probes: Annotated[bool, typer.Option("--probes", help="Ask what adds, too: bits kept, roundings, fma.")] = False,
     device: Annotated[str, typer.Option(help="auto: the GPU if there is one, else the interpreters.")] = "auto",
     json: Annotated[Path | None, typer.Option(help="Where to write the orders, node by node, as JSON.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Where to draw them, as PNG.")] = None,
     commit: Annotated[str | None, typer.Option(help="The commit, where the working tree has no repository.")] = None,
 ) -> None:
     """Finds the order in which each runner's GEMMs add, from sums alone; exit code 1 where one has no fixed order."""
+    from .drift_table import print_facts
     from .order import RUNNERS, Probe, described, orders
+    from .probes import probed
 
     unknown = set(runner or ()) - set(RUNNERS)
     if unknown:
@@ -174,17 +180,26 @@ def order(
     except WorkerError as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(1) from None
+    facts = probed(probe, specs(name), findings) if probes else []
     if json:
         result = {"schema": "parity.order/1", "environment": environment(name, gpu, commit)} | described(
             probe, findings
         )
+        result |= {"adders": [asdict(one) for one in facts]} if probes else {}
         write_atomically(json, dumps(result, indent=1, allow_nan=False) + "\n")
     if plot:
         from .order_plot import plot as draw
 
         draw(findings, plot)
-    print_orders(findings, Console(width=None if Console().is_terminal else WIDTH))
+    console = Console(width=None if Console().is_terminal else WIDTH)
+    print_orders(findings, console)
+    if probes:
+        print_facts(facts, console)
     raise typer.Exit(int(any(finding.order is None for finding in findings)))
+
+
+app.command()(drift)
+app.command()(golden)
 
 
 def main() -> None:
@@ -207,23 +222,6 @@ def _named(patterns: list[str]) -> list[Case]:
             raise typer.BadParameter(f"no case is named {pattern!r}; the known ones are\n" + "\n".join(cases))
         found |= matches
     return list(found.values())
-
-
-def _check_writable(*paths: Path | None) -> None:
-    for path in filter(None, paths):
-        try:
-            check_writable(path)
-        except OSError as error:
-            raise typer.BadParameter(f"cannot write {path}: {error}") from None
-
-
-def _gpu(device: str) -> Gpu | None:
-    if device not in DEVICES:
-        raise typer.BadParameter(f"device is {device!r}, must be one of {', '.join(DEVICES)}")
-    gpu = None if device == "cpu" else find_gpu()
-    if device == "gpu" and gpu is None:
-        raise typer.BadParameter("device is 'gpu', but the NVIDIA driver shows none here; use 'cpu' or 'auto'")
-    return gpu
 
 
 def _heading(suite: str, count: int, gpu: Gpu | None) -> str:

@@ -1,6 +1,8 @@
 """All of one case's results against each other and against the oracle: pairs, verdicts, and what is red."""
 
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,7 @@ from .bounds import Allowance, Bounds, Profile, StageBound, between
 from .cases import Case
 from .compare import Comparison, compare
 from .contract.tolerance import VERDICTS, Arithmetic
+from .flips import Flips, flips
 from .gradient_bounds import GradientBounds
 from .oracle import Oracle, Stages, evaluate, evaluate_integers
 
@@ -23,20 +26,23 @@ ORACLE, PURE, STEP = "oracle", "oracle_pure", "oracle_step"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Pair:
-    """One stage of two results. ``red``: the verdict is below what the case demands."""
+    """One stage of two results. ``red``: the verdict is below what the case demands. ``flips``: of a 16-bit stage that
+    differs, where what differs before its rounding is known."""
 
     a: str
     b: str
     stage: str
     comparison: Comparison
     red: bool
+    flips: Flips | None = None
 
     def to_dict(self) -> dict[str, Any]:
         numbers = {
             name: float(f"{value:.6g}") if isinstance(value, float) else value
             for name, value in asdict(self.comparison).items()
         }
-        return {"a": self.a, "b": self.b, "stage": self.stage, **numbers, "red": self.red}
+        told = {"flips": asdict(self.flips)} if self.flips else {}
+        return {"a": self.a, "b": self.b, "stage": self.stage, **numbers, "red": self.red, **told}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -91,7 +97,10 @@ def judge(
     for a, b in couples:
         distance = {stage: between(of_a, allowed[b][stage]) for stage, of_a in allowed[a].items()}
         demands = "BIT_EQUAL" if twins_equal and (a, b) == FUSED else case.demands
-        pairs += _stages(demands, a, b, values[a], values[b], distance)
+        rounding = tuple(profiles[True] for name in (a, b) if name in FUSED)
+        known = all(name in (*FUSED, ORACLE) for name in (a, b))
+        explain = partial(flips, bounds, rounding, values[a], values[b]) if known else None
+        pairs += _stages(demands, a, b, values[a], values[b], distance, explain)
     for runner in names:
         if runner in FUSED:
             after = oracle.after(results[runner])
@@ -147,11 +156,22 @@ def _alone(allowed: Allowance) -> StageBound:
     return between(allowed, Allowance(det=zero, stat=zero, own=zero))
 
 
-def _stages(demands: str, a: str, b: str, of_a: Stages, of_b: Stages, bounds: dict[str, StageBound]) -> list[Pair]:
+def _stages(
+    demands: str,
+    a: str,
+    b: str,
+    of_a: Stages,
+    of_b: Stages,
+    bounds: dict[str, StageBound],
+    explain: Callable[[str], Flips | None] | None = None,
+) -> list[Pair]:
     pairs = []
     for stage, bound in bounds.items():
         # A stage that a runner does not have is of no shape: FAIL.
         comparison = compare(of_a.get(stage, ABSENT), of_b.get(stage, ABSENT), bound)
+        found = explain(stage) if explain and comparison.verdict == "WITHIN_STAT" else None
+        if found and found.explained:
+            comparison = replace(comparison, verdict="FLIP_EXPLAINED")
         red = VERDICTS.index(comparison.verdict) > VERDICTS.index(demands)
-        pairs.append(Pair(a=a, b=b, stage=stage, comparison=comparison, red=red))
+        pairs.append(Pair(a=a, b=b, stage=stage, comparison=comparison, red=red, flips=found))
     return pairs

@@ -18,7 +18,8 @@ from .protocol import Blob, Request, blobs_from_dict
 from .rounding import round_to
 from .tree import Tree
 
-GEMMS = ("up", "down")
+Gemm = Literal["up", "down"]
+GEMMS: tuple[Gemm, ...] = ("up", "down")
 RUNNERS = {"jaxfused": "jax", "xla": "jax", "torchfused": "torch", "eager": "torch"}
 # The columns a probe looks at: more than one tile of the smallest, and no whole number of them.
 COLUMNS = 40
@@ -29,7 +30,8 @@ SECONDS = 120.0
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Probe:
-    """Which GEMMs are asked: of ``m`` rows that sum over ``k``, in ``dtype`` and ``precision``, under ``plan``.
+    """Which GEMMs are asked: of ``m`` rows that sum over ``k``, in ``dtype`` and ``precision``, under ``plan``;
+    ``columns`` is how many results a row has.
 
     Raises ValueError for a type or precision that is not served, or where more units may be left than ``dtype``
     counts exactly.
@@ -40,19 +42,20 @@ class Probe:
     dtype: str
     precision: str
     plan: Plan
+    columns: int = COLUMNS
 
     def __post_init__(self) -> None:
         self.problem("up")
         if self.k > EXACT[self.dtype]:
             raise ValueError(f"k is {self.k}, must be at most {EXACT[self.dtype]}: {self.dtype} counts no further")
 
-    def problem(self, gemm: Literal["up", "down"]) -> Problem:
+    def problem(self, gemm: Gemm) -> Problem:
         """The MLP whose ``gemm`` has ``k`` summands and whose other one hands on what it is given."""
         return Problem(
             m=self.m,
             in_features=self.k,
-            hidden_features=COLUMNS if gemm == "up" else self.k,
-            out_features=COLUMNS,
+            hidden_features=self.columns if gemm == "up" else self.k,
+            out_features=self.columns,
             activation="identity",
             dtype=self.dtype,
             precision=self.precision,
@@ -85,10 +88,21 @@ def orders(probe: Probe, workers: Iterable[Spec], runners: Iterable[str] = tuple
         try:
             for runner in (name for name in asked if RUNNERS[name] == spec.name):
                 for gemm in GEMMS:
-                    yield _find(probe, _Gemm(probe, worker, folder, runner, gemm))
+                    yield find(probe, worker, folder, runner, gemm)
         finally:
             worker.close()
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def find(probe: Probe, worker: Worker, folder: Path, runner: str, name: Gemm) -> Finding:
+    """The order of one GEMM of ``runner``, which lives in ``worker``; its files go to ``folder``."""
+    gemm = _Gemm(probe, worker, folder, runner, name)
+    finding = Finding(runner=runner, gemm=name, order=None)
+    try:
+        tree = order_of(gemm.sums, probe.k, MASKS[probe.dtype])
+    except UnsoundOrder as error:
+        return replace(finding, why=str(error), questions=gemm.rows)
+    return replace(finding, order=tree, questions=gemm.rows)
 
 
 def described(probe: Probe, findings: Iterable[Finding]) -> dict[str, Any]:
@@ -105,23 +119,14 @@ def described(probe: Probe, findings: Iterable[Finding]) -> dict[str, Any]:
         }
         for finding in findings
     ]
-    asked = {"k": probe.k, "m": probe.m, "columns": COLUMNS, "dtype": probe.dtype, "precision": probe.precision}
+    asked = {"k": probe.k, "m": probe.m, "columns": probe.columns, "dtype": probe.dtype, "precision": probe.precision}
     return {"probe": asked | {"split_k": probe.plan.split_k}, "findings": found}
-
-
-def _find(probe: Probe, gemm: "_Gemm") -> Finding:
-    finding = Finding(runner=gemm.runner, gemm=gemm.name, order=None)
-    try:
-        tree = order_of(gemm.sums, probe.k, MASKS[probe.dtype])
-    except UnsoundOrder as error:
-        return replace(finding, why=str(error), questions=gemm.rows)
-    return replace(finding, order=tree, questions=gemm.rows)
 
 
 class _Gemm:
     """One runner's GEMM as a function of x's rows; the weights are ones (and, before the second GEMM, the identity)."""
 
-    def __init__(self, probe: Probe, worker: Worker, folder: Path, runner: str, name: Literal["up", "down"]) -> None:
+    def __init__(self, probe: Probe, worker: Worker, folder: Path, runner: str, name: Gemm) -> None:
         self.probe, self.worker, self.folder, self.runner, self.name = probe, worker, folder, runner, name
         self.problem = probe.problem(name)
         self.rows = 0
@@ -149,6 +154,7 @@ class _Gemm:
             save="preact",
             arrays=self.weights | stimulus.save({"x": round_to(x, self.probe.dtype)}, self.folder),
             out=str(self.folder),
+            runners=(self.runner,),
         )
         self.worker.send(request)
         reply = self.worker.receive(SECONDS)

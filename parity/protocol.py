@@ -40,7 +40,8 @@ class Blob:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Request:
-    """One case: where its arrays are, where the stages go. ``run`` is false where only the round trip is asked."""
+    """One case: where its arrays are, where the stages go. ``run`` is false where only the round trip is asked;
+    ``runners``: which ones are, all of the worker's if none is named."""
 
     case: str
     problem: Problem
@@ -49,6 +50,7 @@ class Request:
     arrays: dict[str, Blob]
     out: str
     run: bool = True
+    runners: tuple[str, ...] = ()
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
@@ -68,6 +70,7 @@ class Request:
         fields["problem"] = Problem(**fields["problem"])
         fields["plan"] = plan_from_dict(fields["plan"])
         fields["arrays"] = blobs_from_dict(fields["arrays"])
+        fields["runners"] = tuple(fields["runners"])
         return cls(**fields)
 
 
@@ -119,6 +122,8 @@ def answer(framework: Framework, request: Request) -> dict[str, Any]:
         return reply | {"errors": {"stimulus": traceback.format_exc()}, "spent": True}
     forward = {name: array for name, array in arrays.items() if name != "dy"}
     for runner, compute in framework.runners.items() if request.run else ():
+        if request.runners and runner not in request.runners:
+            continue
         try:
             reply["plan"] = reply["plan"] or framework.plan(forward, request.problem, request.plan)
             stages = compute(request, dict(arrays))

@@ -21,12 +21,19 @@ COLUMNS = {
     "jax~\nxla": ("jaxfused", "xla"),
     "torch~\neager": ("torchfused", "eager"),
 }
-COLORS = {"BIT_EQUAL": "green", "WITHIN_STAT": "cyan", "WITHIN_DET": "yellow", "FAIL": "bold red"}
+COLORS = {
+    "BIT_EQUAL": "green",
+    "FLIP_EXPLAINED": "blue",
+    "WITHIN_STAT": "cyan",
+    "WITHIN_DET": "yellow",
+    "FAIL": "bold red",
+}
 STATUS = {PASSED: "[green]ok", FAILED: "[bold red]RED", ERROR: "[bold red]ERROR", SKIPPED: "[dim]skip"}
 DETAILS = 8
 LEGEND = (
     "jax, torch: jaxfused, torchfused. The worst stage of the forward (s, u, h, y) and of the gradients: "
     "[green]bits[/] all bits equal; "
+    "[blue]flip[/] as many as rounding must make differ; "
     "[cyan]stat[/] within the statistical bounds, and the part of them used; "
     "[yellow]det[/] only within the worst-case bound; [bold red]FAIL[/] beyond it; "
     "bytes: they arrived, nothing is computed."
@@ -93,7 +100,7 @@ def cell(pairs: Sequence[Pair]) -> str:
         return ""
     worst = max(pairs, key=_badness)
     verdict, part = worst.comparison.verdict, used(worst)
-    short = {"BIT_EQUAL": "bits", "WITHIN_STAT": "stat", "WITHIN_DET": "det", "FAIL": "FAIL"}[verdict]
+    short = ("bits", "flip", "stat", "det", "FAIL")[VERDICTS.index(verdict)]
     number = (
         ""
         if verdict == "BIT_EQUAL" or part is None

@@ -6,13 +6,14 @@ Started by the tests as ``python -m emulated_worker jax|torch``, through the sam
 import os
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 from emulation import MUTANTS, emulate
 from emulation_backward import MUTANTS as BACKWARD
 from emulation_backward import emulate_backward
 
-from parity import protocol
+from parity import emulator, epilogue, protocol
 from parity.rounding import NUMPY_DTYPES
 
 NAMES = {"jax": ("jaxfused", "xla"), "torch": ("torchfused", "eager")}
@@ -65,7 +66,28 @@ class Emulated:
         return _stages(request, arrays, fault, request.save)
 
 
+def _tensor_core(request, arrays, fault):
+    """As the contract says a GPU computes, but for what follows the fault's first word."""
+    recipe = epilogue.contract(request.problem, request.plan)
+    adder = recipe.up.adder
+    three = emulator.ascending(recipe.up.order.leaves, chains=3, terms=adder.terms)
+    products = {
+        "fraction": {"adder": replace(adder, fraction=24)},
+        "nearest": {"adder": replace(adder, rounding="nearest")},
+        "truncated": {"adder": replace(adder, tf32="zero")},
+        "flushed": {"adder": replace(adder, flush=True)},
+        "apart": {"adder": replace(adder, contracted=False)},
+        "bias": {"bias": "first"},
+    }
+    whole = {"rounded": {"round_s": True}, "order": {"up": replace(recipe.up, order=three)}}
+    changes = products.get(fault.partition("-")[2], {})
+    recipe = replace(recipe, up=replace(recipe.up, **changes), down=replace(recipe.down, **changes))
+    return epilogue.stages(request.problem, arrays, replace(recipe, **whole.get(fault.partition("-")[2], {})))
+
+
 def _stages(request, arrays, fault, save):
+    if fault.startswith("hopper"):
+        return _tensor_core(request, arrays, fault)
     dy = arrays.pop("dy", None)
     found = emulate(
         request.problem, arrays, fault if fault in MUTANTS else "",

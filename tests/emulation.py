@@ -1,11 +1,14 @@
 """The kernels' arithmetic in numpy, step by step in float32, and the ways it could be wrong that must be found."""
 
 from collections.abc import Mapping
+from functools import partial
 
 import numpy as np
 
-from parity.contract import activations as table
+from parity import emulator
+from parity.adder import Adder
 from parity.contract.problem import Problem
+from parity.epilogue import CONTRACT
 from parity.rounding import round_tf32, round_to
 
 F = np.float32
@@ -80,27 +83,18 @@ def emulate(
 
 def gemm(x, w, *, tensor: bool = False, terms: int = 16, splits: int = 1, mutant: str = "") -> np.ndarray:
     """Float32 accumulation in ascending K: one chain, or ``splits`` of them, added in ascending order."""
+    # Inputs of tf32 have been rounded; an IEEE product is rounded before it is added, to differ from the oracle more.
+    adder = Adder(terms=terms) if tensor else Adder(contracted=False)
+    if not x.shape[1]:
+        return np.zeros((len(x), w.shape[1]), F)
+    if mutant != "coarse_accumulator":
+        return emulator.gemm(x, w, emulator.ascending(x.shape[1], chains=splits, terms=adder.terms), adder)
     total = np.zeros((len(x), w.shape[1]), F)
-    for part in np.array_split(np.arange(x.shape[1]), splits):
-        chain = np.zeros_like(total)
-        for block in (part[i : i + terms] for i in range(0, len(part), terms)):
-            if tensor:
-                chain = _fused_add(chain, x[:, block], w[block])
-            else:
-                for k in block:
-                    chain += x[:, k, None] * w[k]
-            if mutant == "coarse_accumulator":
-                chain = round_to(chain, "bfloat16").astype(F)
-        total = total + chain
+    for k in range(0, x.shape[1], terms):
+        order = emulator.ascending(len(w[k : k + terms]), terms=adder.terms)
+        total = emulator.gemm(x[:, k : k + terms], w[k : k + terms], order, adder, start=total)
+        total = round_to(total, "bfloat16").astype(F)
     return total
-
-
-def _fused_add(c: np.ndarray, x: np.ndarray, w: np.ndarray) -> np.ndarray:
-    """A tensor core's step: terms truncated to 25 bits below the largest exponent, the sum to float32."""
-    parts = np.concatenate([c.astype(float)[None], x.T.astype(float)[:, :, None] * w.astype(float)[:, None, :]])
-    _, exponent = np.frexp(np.abs(parts).max(axis=0))
-    quantum = np.ldexp(1.0, exponent - 1 - 25)
-    return _toward_zero(np.sum(np.trunc(parts / quantum) * quantum, axis=0), "float32")
 
 
 def _toward_zero(values: np.ndarray, dtype: str) -> np.ndarray:
@@ -113,42 +107,4 @@ def _tf32_toward_zero(values: np.ndarray) -> np.ndarray:
     return (np.ascontiguousarray(values).view(np.uint32) & np.uint32(0xFFFFE000)).view(F)
 
 
-def _sigmoid_like(s: np.ndarray, exponent: float) -> np.ndarray:
-    return F(1) + np.exp2(s * F(exponent))
-
-
-def _gelu(s: np.ndarray) -> np.ndarray:
-    a = np.abs(s)
-    t = F(1) / (F(1) + F(table.GELU_T) * a)
-    p = np.full_like(s, table.GELU_P[-1])
-    for c in reversed(table.GELU_P[:-1]):
-        p = p * t + F(c)
-    q = (t * p) * np.exp2((a * a) * F(table.GELU_EXPONENT))
-    return s * np.where(s < 0, q, F(1) - q)
-
-
-def _gelu_tanh(s: np.ndarray) -> np.ndarray:
-    inner = F(table.GELU_TANH_EXPONENT) + F(table.GELU_TANH_EXPONENT_CUBIC) * (s * s)
-    return s / (F(1) + np.exp2(s * inner))
-
-
-def _tanh(s: np.ndarray) -> np.ndarray:
-    a, z = np.abs(s), s * s
-    q = np.full_like(s, table.TANH_Q[-1])
-    for c in reversed(table.TANH_Q[:-1]):
-        q = q * z + F(c)
-    big = F(1) - F(2) / (F(1) + np.exp2(a * F(table.TANH_EXPONENT)))
-    return np.where(a < F(table.TANH_CUT), s + s * (z * q), np.copysign(big, s))
-
-
-ACTIVATIONS = {
-    "relu": lambda s: np.where(s <= 0, F(0), s),
-    "relu2": lambda s: np.where(s <= 0, F(0), s) ** 2,
-    "gelu": _gelu,
-    "gelu_tanh": _gelu_tanh,
-    "quick_gelu": lambda s: s / _sigmoid_like(s, table.QUICK_GELU_EXPONENT),
-    "silu": lambda s: s / _sigmoid_like(s, table.SILU_EXPONENT),
-    "sigmoid": lambda s: F(1) / _sigmoid_like(s, table.SILU_EXPONENT),
-    "tanh": _tanh,
-    "identity": lambda s: s,
-}
+ACTIVATIONS = {name: partial(function, contracted=False) for name, function in CONTRACT.items()}

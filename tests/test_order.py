@@ -83,7 +83,7 @@ def test_the_frameworks_answer(tmp_path):
     pytest.importorskip("jax")
     pytest.importorskip("torch")
     path, picture = tmp_path / "order.json", tmp_path / "order.png"
-    words = ("--k", "32", "--m", "32", "--device", "cpu", "--json", str(path), "--plot", str(picture))
+    words = ("--k", "32", "--m", "32", "--device", "cpu", "--json", str(path), "--plot", str(picture), "--probes")
     done = subprocess.run(
         [sys.executable, "-m", "parity", "order", *words], capture_output=True, text=True, timeout=300
     )
@@ -93,6 +93,8 @@ def test_the_frameworks_answer(tmp_path):
     assert told["schema"] == "parity.order/1"
     assert told["probe"]["k"] == 32
     assert len(told["findings"]) == 8
+    with_order = {finding["runner"] for finding in told["findings"] if finding["gemm"] == "up" and finding["order"]}
+    assert {facts["runner"] for facts in told["adders"]} == with_order
     for finding in told["findings"]:
         assert finding["questions"] >= 31
         assert finding["runner"] in done.stdout

@@ -77,5 +77,6 @@ def chain_bound(length: int, arithmetic: Arithmetic, terms: int = 16) -> ChainBo
     )
 
 
-# The verdict ladder, best first.
-VERDICTS = ("BIT_EQUAL", "WITHIN_STAT", "WITHIN_DET", "FAIL")
+# The verdict ladder, best first. FLIP_EXPLAINED: within the statistical bounds, and no more elements of a 16-bit stage
+# differ than what differs before its rounding must make (parity/flips.py).
+VERDICTS = ("BIT_EQUAL", "FLIP_EXPLAINED", "WITHIN_STAT", "WITHIN_DET", "FAIL")

@@ -1,0 +1,119 @@
+"""Replays and drift as text: 100 columns."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from .golden import Check
+from .probes import Facts
+
+
+def print_check(check: Check, console: Console) -> None:
+    """One check in a line: how many bits of each stage were predicted."""
+    parts = [f"{stage} {total - check.wrong[stage]}/{total}" for stage, total in check.outputs.items()]
+    text = "[red]error[/] " + escape(check.why) if check.why else ", ".join(parts)
+    color = "red" if check.red else "green"
+    console.print(f"[{color}]{check.runner}[/] {escape(str(check.item))}: {text}", highlight=False, soft_wrap=True)
+
+
+def print_checks(checks: Sequence[Check], console: Console) -> None:
+    """What is red, and the sums."""
+    red = [check for check in checks if check.red]
+    for check in red[:12]:
+        print_check(check, console)
+    outputs, wrong = (sum(sum(part(check).values()) for check in checks) for part in (_outputs, _wrong))
+    text = f"{len(checks)} checks, {len(red)} red; {outputs - wrong} of {outputs} outputs predicted to the bit"
+    console.print(f"[{'bold red' if red else 'green'}]{text}[/]", highlight=False)
+
+
+def print_drift(result: Mapping[str, Any], console: Console) -> None:
+    """Recipes, pairs, knobs, replays; growth is for the plot."""
+    for runner, why in result["errors"].items():
+        console.print(f"[red]{runner}[/] {escape(why)}", highlight=False)
+    stages = list(result["portraits"][0]["total"]) if result["portraits"] else []
+    table = _table("runner", *(f"{stage} unexplained" for stage in stages), "how it adds, first GEMM / second")
+    for one in result["portraits"]:
+        wrong = (_count(one["wrong"][stage], one["total"][stage]) for stage in stages)
+        table.add_row(
+            one["runner"], *wrong, escape(one["up"] if one["up"] == one["down"] else f"{one['up']} / {one['down']}")
+        )
+    console.print(table, highlight=False)
+    table = _table("pair", "", "knob", "alone", "left", "differ", "unexplained")
+    for one in result["pairs"]:
+        _pair(one, table)
+    console.print("\nWhat makes runners differ, stage by stage: elements that turning a knob sets right")
+    console.print(table, highlight=False)
+    table = _table("knob", "setting", *stages, "observed", "mispredicted")
+    for turn in result["knobs"]:
+        cells = (_count(turn["changed"][stage], turn["total"][stage], ok="default") for stage in stages)
+        seen = ", ".join({" ".join(map(str, counts.values())): "" for counts in turn["observed"].values()})
+        missed = "" if not turn["missed"] else str(sum(sum(counts.values()) for counts in turn["missed"].values()))
+        table.add_row(turn["knob"], turn["setting"], *cells, seen, missed)
+    console.print("\nOne knob turned, all others as they were: elements with other bits")
+    console.print(table, highlight=False)
+    for one in result["replays"]:
+        splits = one["split_k"]
+        text = f"no split_k of {one['fused']} adds as {one['runner']} does"
+        if splits:
+            apart = ", ".join(f"{stage} {count}" for stage, count in one["differ"].items())
+            text = (
+                f"{one['runner']} adds as split_k {tuple(splits)} on a GPU; {one['fused']}, told so, differs in {apart}"
+            )
+        console.print(text, highlight=False, soft_wrap=True)
+    for reason in result["reasons"]:
+        console.print(f"[bold red]RED[/] {escape(reason)}", highlight=False, soft_wrap=True)
+
+
+def _pair(one: Mapping[str, Any], table: Table) -> None:
+    name = f"{one['a']} ~ {one['b']}"
+    for stage, differ in one["differ"].items():
+        steps = [step for step in one["steps"] if step["stage"] == stage]
+        unexplained = one["unexplained"][stage]
+        cells = (
+            _count(differ, one["total"][stage], ok="default"),
+            f"[{'red' if unexplained else 'green'}]{unexplained}[/]",
+        )
+        if not differ or not steps:
+            table.add_row(name, stage, "" if differ else "no bit differs", "", "", *cells)
+        for step in steps if differ else ():
+            last = step is steps[-1]
+            table.add_row(
+                name, stage, step["knob"], str(step["alone"]), str(step["left"]), *(cells if last else ("", ""))
+            )
+            name, stage = "", ""
+        name = ""
+
+
+def _table(*headings: str) -> Table:
+    table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold")
+    for heading in headings:
+        table.add_column(heading, overflow="fold")
+    return table
+
+
+def _count(some: int, total: int, ok: str = "green") -> str:
+    color = ok if not some or ok != "green" else "yellow"
+    return f"[{color}]{some}[/] [dim]/ {total}[/]"
+
+
+def print_facts(found: Sequence[Facts], console: Console) -> None:
+    """What adds in each runner's GEMM."""
+    names = ("terms", "bits kept", "sum rounded", "exponent", "float32 inputs", "subnormals", "product")
+    table = _table("runner", *names)
+    for one in found:
+        bits = "" if one.fraction is None else f"{one.fraction}{' or more' * one.more}"
+        terms = f"{one.terms}+1"
+        cells = (terms, bits, one.rounding, one.exponent, one.tf32, one.subnormals, one.product)
+        table.add_row(one.runner, *((one.why,) if one.why else (cell or "" for cell in cells)))
+    console.print(table, highlight=False)
+
+
+def _outputs(check: Check) -> dict[str, int]:
+    return check.outputs
+
+
+def _wrong(check: Check) -> dict[str, int]:
+    return check.wrong

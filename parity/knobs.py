@@ -1,0 +1,165 @@
+"""What each knob alone is worth: one turned, all others as they were, by the emulator; and where a runner has the knob
+itself, what it did, against what was predicted of it."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from .adder import HOPPER, Adder
+from .contract.plan import Plan
+from .contract.problem import Problem
+from .emulator import ascending
+from .epilogue import Product, Recipe, stages
+from .oracle import Stages
+from .order import GEMMS
+from .portrait import Counts, Portrait, asked_orders, unlike
+from .session import Session
+
+SPLITS = (2, 4)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Turn:
+    """One knob's other setting, and how many elements of each stage it changes, of ``total``. ``observed``: how many a
+    runner changed when its own knob was turned; ``missed``: in how many it then was not what had been predicted."""
+
+    knob: str
+    setting: str
+    changed: Counts
+    total: Counts
+    observed: dict[str, Counts] = field(default_factory=dict)
+    missed: dict[str, Counts] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Setting:
+    """A recipe with one knob turned. ``plan`` and ``precision``: the real knob that turns it in a fused runner."""
+
+    knob: str
+    setting: str
+    recipe: Recipe
+    plan: Plan | None = None
+    precision: str = ""
+
+
+def turns(
+    session: Session,
+    problem: Problem,
+    arrays: Mapping[str, np.ndarray],
+    portraits: Mapping[str, Portrait],
+    found: Mapping[str, Stages],
+    tensor: bool,
+) -> Iterator[Turn]:
+    """Every knob that ``problem`` has, turned in the portrait that explains most; real ones in all of them."""
+    first = min(portraits.values(), key=lambda portrait: sum(portrait.wrong.values()))
+    some = _rows(arrays, first.rows)
+    base = stages(problem, some, first.recipe)
+    for setting in _settings(problem, first.recipe, tensor):
+        after = stages(problem, some, setting.recipe)
+        turn = Turn(
+            knob=setting.knob,
+            setting=setting.setting,
+            changed={name: int(unlike(after[name], tap).sum()) for name, tap in base.items()},
+            total={name: int(tap.size) for name, tap in base.items()},
+        )
+        if setting.plan or setting.precision:
+            for runner, portrait in portraits.items():
+                _turn_really(session, problem, arrays, portrait, found[runner], setting, tensor, turn)
+        yield turn
+
+
+def _turn_really(
+    session: Session,
+    problem: Problem,
+    arrays: Mapping[str, np.ndarray],
+    portrait: Portrait,
+    before: Stages,
+    setting: _Setting,
+    tensor: bool,
+    turn: Turn,
+) -> None:
+    runner, plan = portrait.runner, setting.plan or Plan()
+    turned = replace(problem, precision=setting.precision) if setting.precision else problem
+    answer = session.ask(turned, arrays, plan, [runner])
+    if runner not in answer.stages:
+        return
+    recipe = setting.recipe
+    if not tensor:
+        # An interpreter's orders are its library's, so each runner has its own: they are asked for, not fitted.
+        orders = asked_orders(session, turned, plan, runner)
+        ups = {gemm: getattr(portrait.recipe, gemm) for gemm in GEMMS}
+        how = {gemm: replace(ups[gemm], order=order) for gemm, order in orders.items()}
+        if setting.precision:
+            how = {gemm: replace(one, adder=replace(one.adder, tf32="away")) for gemm, one in how.items()}
+        recipe = replace(portrait.recipe, **how)
+    real = {name: tap[: portrait.rows] for name, tap in answer.stages[runner].items()}
+    expected = stages(turned, _rows(arrays, portrait.rows), recipe)
+    turn.observed[runner] = {name: int(unlike(tap, before[name][: portrait.rows]).sum()) for name, tap in real.items()}
+    turn.missed[runner] = {name: int(unlike(tap, expected[name]).sum()) for name, tap in real.items()}
+
+
+def _rows(arrays: Mapping[str, np.ndarray], rows: int) -> dict[str, np.ndarray]:
+    return {name: array[:rows] if name == "x" else array for name, array in arrays.items()}
+
+
+def _settings(problem: Problem, base: Recipe, tensor: bool) -> Iterator[_Setting]:
+    narrow = problem.dtype != "float32"
+    adder = base.up.adder
+    for split in SPLITS:
+        yield _Setting(
+            knob="order of summation",
+            setting=f"split_k {split}",
+            recipe=_adding(base, adder, split),
+            plan=Plan(split_k=split),
+        )
+    core = HOPPER["tf32" if problem.precision == "tf32" or not narrow else problem.dtype]
+    if adder.fused:
+        yield _Setting(knob="what adds", setting="IEEE, fma", recipe=_adding(base, Adder(tf32=adder.tf32)))
+        nearest = _each(base, adder=replace(adder, rounding="nearest"))
+        yield _Setting(knob="rounding of a fused add", setting="to nearest", recipe=nearest)
+        fewer = _each(base, adder=replace(adder, fraction=24))
+        yield _Setting(knob="fraction bits of a fused add", setting="24", recipe=fewer)
+    else:
+        other = replace(adder, contracted=not adder.contracted)
+        text = "mul, add" if adder.contracted else "fma"
+        yield _Setting(knob="fma in the GEMMs", setting=text, recipe=_each(base, adder=other))
+        fused = replace(core, tf32=adder.tf32)
+        text = f"tensor core, {core.terms}+1"
+        yield _Setting(knob="what adds", setting=text, recipe=_adding(base, fused))
+    if not narrow and problem.precision == "ieee":
+        away = _adding(base, core) if tensor else _each(base, adder=replace(adder, tf32="away"))
+        yield _Setting(knob="tf32", setting="nearest, ties away", recipe=away, precision="tf32")
+        yield _Setting(knob="tf32", setting="cut off", recipe=_each(away, adder=replace(away.up.adder, tf32="zero")))
+    if problem.precision == "tf32":
+        yield _Setting(knob="tf32", setting="cut off", recipe=_each(base, adder=replace(adder, tf32="zero")))
+    if problem.bias_up or problem.bias_down or problem.bias_gate:
+        yield _Setting(knob="place of the bias", setting="first", recipe=_each(base, bias="first"))
+        if narrow:
+            yield _Setting(knob="place of the bias", setting="after a rounding", recipe=_each(base, bias="rounded"))
+    other = "framework" if base.spelling == "contract" else "contract"
+    yield _Setting(knob="spelling", setting=other, recipe=replace(base, spelling=other))
+    yield _Setting(
+        knob="fma in the activation",
+        setting="off" if base.contracted else "on",
+        recipe=replace(base, contracted=not base.contracted),
+    )
+    if narrow:
+        yield _Setting(knob="s is rounded", setting=str(not base.round_s), recipe=_flipped(base, "round_s"))
+        yield _Setting(knob="h is rounded", setting="False", recipe=_flipped(base, "round_h"))
+
+
+def _flipped(base: Recipe, name: str) -> Recipe:
+    return replace(base, **{name: not getattr(base, name)})
+
+
+def _each(base: Recipe, **changes: Any) -> Recipe:
+    return replace(base, up=replace(base.up, **changes), down=replace(base.down, **changes))
+
+
+def _adding(base: Recipe, adder: Adder, chains: int = 1) -> Recipe:
+    def of(how: Product) -> Product:
+        return replace(how, order=ascending(how.order.leaves, chains=chains, terms=adder.terms), adder=adder)
+
+    return replace(base, up=of(base.up), down=of(base.down))

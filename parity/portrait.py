@@ -1,0 +1,196 @@
+"""Which recipe makes a runner's bits: each stage tried from the runner's own previous one, against what it gave.
+
+Orders come from ``parity order`` where it can ask, and from the contract's with 1, 2, 4, ... chains, which are the
+vendors' for large layers, too. What no recipe explains is counted, not hidden.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain, product
+from typing import get_args
+
+import numpy as np
+
+from .adder import HOPPER, Adder
+from .compare import narrowed
+from .contract.plan import Plan
+from .contract.problem import Problem
+from .emulator import ascending
+from .epilogue import Bias, Product, Recipe, hidden, linear
+from .oracle import Stages
+from .order import EXACT, GEMMS, Gemm, Probe, find
+from .process import WorkerError
+from .rounding import round_to
+from .session import RUNNERS, Session
+from .tree import Tree
+
+Counts = dict[str, int]
+CHAINS = (1, 2, 3, 4, 8)
+# Asking for an order takes some 10 k questions, of k summands each.
+ASKED = 512
+# How many products a trial of one recipe may take, and the count of what the best one leaves; of more rows, only the
+# first are taken.
+TRIAL, WORK = 3e7, 2.5e8
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Portrait:
+    """``wrong`` of the ``total`` elements of each stage, in the first ``rows``, have other bits than ``recipe`` gives,
+    from the runner's own previous stage."""
+
+    runner: str
+    recipe: Recipe
+    rows: int
+    wrong: Counts
+    total: Counts
+
+    @property
+    def exact(self) -> bool:
+        return not any(self.wrong.values())
+
+
+def adders(problem: Problem, tensor: bool) -> list[Adder]:
+    """What a GEMM of the problem's type may add with: its tensor core, or IEEE float32 with fma or without."""
+    ieee = [Adder(), Adder(contracted=False)]
+    kind = "tf32" if problem.precision == "tf32" else problem.dtype
+    if kind == "tf32":
+        away = [replace(adder, tf32="away") for adder in ieee]
+        core = HOPPER[kind]
+        # A matrix instruction of half the depth is tf32's other one.
+        cores = [core, replace(core, tf32="zero"), replace(core, terms=4), replace(core, terms=4, tf32="zero")]
+        return cores if tensor else [*away, *ieee]
+    return [HOPPER[kind], *ieee] if tensor and kind != "float32" else ieee
+
+
+def asked_orders(
+    session: Session, problem: Problem, plan: Plan, runner: str, gemms: Sequence[Gemm] = GEMMS
+) -> dict[str, Tree]:
+    """The orders of the runner's GEMMs ("up", "down") in these sizes, those that it can be asked for."""
+    found = {}
+    worker = next(worker for worker in session.workers if worker.spec.name == RUNNERS[runner])
+    sizes = {"up": (problem.in_features, problem.hidden_features)}
+    sizes["down"] = problem.hidden_features, problem.out_features
+    for gemm in gemms:
+        k, columns = sizes[gemm]
+        if k <= min(ASKED, EXACT[problem.dtype]):
+            probe = Probe(
+                k=k, m=problem.m, dtype=problem.dtype, precision=problem.precision, plan=plan, columns=columns
+            )  # fmt: skip
+            order = find(probe, worker, session.folder, runner, gemm).order
+            if order:
+                found[gemm] = order
+    return found
+
+
+def portrait_of(
+    session: Session,
+    problem: Problem,
+    arrays: Mapping[str, np.ndarray],
+    plan: Plan,
+    runner: str,
+    stages: Stages,
+    tensor: bool,
+) -> Portrait:
+    """What explains ``stages``. The runner is asked for its orders only where no usual one does."""
+    first = portray(problem, arrays, runner, stages, {}, tensor)
+    gemms = {"up": sum(first.wrong.get(stage, 0) for stage in ("s", "u")), "down": first.wrong["y"]}
+    try:
+        orders = asked_orders(session, problem, plan, runner, [gemm for gemm in GEMMS if gemms[gemm]])
+    except WorkerError:
+        # It died of the questions: what it gave before them stands.
+        return first
+    return portray(problem, arrays, runner, stages, orders, tensor) if orders else first
+
+
+def portray(
+    problem: Problem,
+    arrays: Mapping[str, np.ndarray],
+    runner: str,
+    stages: Stages,
+    orders: Mapping[str, Tree],
+    tensor: bool,
+) -> Portrait:
+    """The recipe that explains most of ``stages``; ``orders``: the first to be tried, of "up" and "down"."""
+    # A tap that is wider than the dtype may still hold what was rounded to it.
+    narrow = [True] if stages["s"].dtype != np.float32 else [False, True] if problem.dtype != "float32" else [False]
+    up, down = (
+        [*dict.fromkeys(_products(n, orders.get(gemm), adders(problem, tensor)))]
+        for gemm, n in (("up", problem.in_features), ("down", problem.hidden_features))
+    )
+    work = problem.hidden_features * max(problem.in_features, problem.out_features)
+    trial, whole = (
+        _Rows(problem, arrays, stages, min(problem.m, max(1, int(limit / work)))) for limit in (TRIAL, WORK)
+    )
+    recipe = Recipe(up=up[0], down=down[0])
+    biased = any(name.startswith("b_") and name != "b_down" for name in arrays)
+    recipe = _best(trial.up, (replace(recipe, up=one, round_s=r) for r in narrow for one in _biases(up, biased)))
+    spelled = product(("contract", "framework"), (False, True), (False, True) if problem.gated else (False,))
+    recipe = _best(trial.h, (replace(recipe, spelling=s, contracted=c, round_f=f) for s, c, f in spelled))
+    recipe = _best(trial.y, (replace(recipe, down=one) for one in _biases(down, "b_down" in arrays)))
+    return Portrait(
+        runner=runner,
+        recipe=recipe,
+        rows=whole.rows,
+        wrong=whole.up(recipe) | whole.h(recipe) | whole.y(recipe),
+        total={stage: int(whole.stages[stage].size) for stage in (*whole.first, "h", "y")},
+    )
+
+
+class _Rows:
+    """The first ``rows`` of a runner's stages: how many elements of each a recipe does not give."""
+
+    def __init__(self, problem: Problem, arrays: Mapping[str, np.ndarray], stages: Stages, rows: int) -> None:
+        self.problem, self.rows = problem, rows
+        self.stages: Stages = {name: array[:rows] for name, array in stages.items()}
+        self.arrays = {name: array[:rows] if name == "x" else array for name, array in arrays.items()}
+        self.first = {"s": "gate", "u": "up"} if problem.gated else {"s": "up"}
+
+    def up(self, recipe: Recipe) -> Counts:
+        x = self.arrays["x"]
+        found = {stage: linear(self.problem, self.arrays, recipe, layer, x) for stage, layer in self.first.items()}
+        return {stage: self._wrong(stage, values) for stage, values in found.items()}
+
+    def h(self, recipe: Recipe) -> Counts:
+        wide = hidden(self.problem, self.stages["s"], self.stages.get("u"), recipe)
+        return {"h": self._wrong("h", round_to(wide, self.problem.dtype))}
+
+    def y(self, recipe: Recipe) -> Counts:
+        wide = linear(self.problem, self.arrays, recipe, "down", self.stages["h"])
+        return {"y": self._wrong("y", round_to(wide, self.problem.dtype))}
+
+    def _wrong(self, stage: str, values: np.ndarray) -> int:
+        return int(unlike(values, self.stages[stage]).sum())
+
+
+def _products(n: int, asked: Tree | None, adders: Sequence[Adder]) -> Iterator[Product]:
+    for adder in adders:
+        widest = 1 if asked is None else max((len(children) for children in asked.nodes), default=1)
+        if asked is not None and (widest > 2) == adder.fused:
+            yield Product(order=asked, adder=adder)
+    for chains, adder in product(CHAINS, adders):
+        yield Product(order=ascending(n, chains=chains, terms=adder.terms), adder=adder)
+
+
+def _biases(products: Sequence[Product], biased: bool) -> Iterator[Product]:
+    for bias, one in product(get_args(Bias) if biased else ("after",), products):
+        yield replace(one, bias=bias)
+
+
+def _best(wrong: Callable[[Recipe], Counts], recipes: Iterator[Recipe]) -> Recipe:
+    """The first recipe with the fewest elements ``wrong``."""
+    best, fewest = next(recipes), -1
+    for recipe in chain((best,), recipes):
+        count = sum(wrong(recipe).values())
+        if fewest < 0 or count < fewest:
+            best, fewest = recipe, count
+        if not fewest:
+            break
+    return best
+
+
+def unlike(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Where two results have other bits, in the narrower of their types; NaN is NaN."""
+    one, two, _ = narrowed(a, b)
+    bits = f"u{one.dtype.itemsize}"
+    same = np.ascontiguousarray(one).view(bits) == np.ascontiguousarray(two).view(bits)
+    return ~(same | (np.isnan(one) & np.isnan(two)))

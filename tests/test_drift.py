@@ -1,0 +1,185 @@
+"""Drift between emulated runners, of which one does one thing otherwise: the knob is named, nothing is left over."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+from test_golden import emulated
+
+from parity import stimulus
+from parity.contract.plan import Plan
+from parity.contract.problem import Problem
+from parity.drift import pair, replay
+from parity.drift_report import Ask, report
+from parity.growth import along_k, with_depth
+from parity.portrait import portrait_of
+from parity.session import Session
+
+HALF = Problem(
+    m=16, in_features=96, hidden_features=64, out_features=40, activation="relu",
+    bias_up=True, bias_down=True, dtype="float16",
+)  # fmt: skip
+WIDE = replace(HALF, dtype="float32")
+TF32 = replace(HALF, dtype="float32", precision="tf32")
+BOTH = ("jaxfused", "torchfused")
+
+
+def portraits(fault, problem, runners=BOTH, tensor=True):
+    arrays = stimulus.generate(problem, "normal", 5)
+    with Session(emulated(fault)) as session:
+        found = session.ask(problem, arrays, Plan(), runners).stages
+        drawn = [portrait_of(session, problem, arrays, Plan(), name, found[name], tensor) for name in runners]
+    return arrays, found, drawn
+
+
+def drifted(fault, problem, runners=BOTH):
+    arrays, found, (a, b) = portraits(fault, problem, runners)
+    return pair(problem, arrays, found, a, b)
+
+
+def test_equal_runners_have_nothing_to_explain():
+    found = drifted("hopper", HALF)
+    assert set(found.differ.values()) == {0}
+    assert found.steps == []
+
+
+@pytest.mark.parametrize(
+    ("fault", "problem", "stage", "knob"),
+    [
+        ("order", HALF, "s", "order of summation"),
+        ("order", WIDE, "s", "order of summation"),
+        ("bias", HALF, "s", "place of the bias"),
+        ("bias", TF32, "y", "place of the bias"),
+        ("apart", WIDE, "s", "order of summation"),
+        ("truncated", TF32, "s", "order of summation"),
+    ],
+)
+def test_a_planted_knob_is_named_and_explains_every_bit(fault, problem, stage, knob):
+    found = drifted(f"hopper-{fault}", problem)
+    assert found.differ[stage] > 0
+    assert set(found.unexplained.values()) == {0}
+    steps = [step for step in found.steps if step.stage == stage and step.knob == knob]
+    assert len(steps) == 1
+    assert steps[0].a != steps[0].b
+    assert {step.knob for step in found.steps} <= {knob, "s it came from", "h it came from"}
+
+
+def test_rounding_s_is_named():
+    arrays, found, (a, b) = portraits("hopper-rounded", replace(HALF, activation="relu2"))
+    apart = pair(replace(HALF, activation="relu2"), arrays, found, a, b)
+    assert apart.differ["h"] > 0
+    assert set(apart.unexplained.values()) == {0}
+
+
+@pytest.mark.parametrize("fault", ["dropped_k_tail", "rows_swapped", "y_truncated", "bias_up_skipped"])
+def test_what_no_knob_explains_is_counted(fault):
+    stage = {"rows_swapped": "y", "y_truncated": "y"}.get(fault, "s")
+    arrays, found, (good, bad) = portraits(fault, HALF)
+    assert good.wrong[stage] == 0
+    assert bad.wrong[stage] > 0
+    assert pair(HALF, arrays, found, good, bad).unexplained[stage] > 0
+
+
+def test_an_unusual_order_is_asked_for():
+    _, _, (usual, three) = portraits("hopper-order", HALF)
+    assert str(usual.recipe.up.order) == "chain[6 x (16+acc)]"
+    assert str(three.recipe.up.order) == "3 x chain[2 x (16+acc)]"
+    assert three.exact
+    assert usual.exact
+
+
+def test_the_framework_is_replayed_where_a_split_gives_its_order():
+    problem = replace(HALF, dtype="float32")
+    arrays = stimulus.generate(problem, "normal", 5)
+    with Session(emulated("hopper")) as session:
+        found = session.ask(problem, arrays, Plan(), ["eager", "torchfused"]).stages
+        vendor = portrait_of(session, problem, arrays, Plan(), "torchfused", found["torchfused"], True)
+        same = replay(session, problem, arrays, vendor, found["torchfused"], "jaxfused")
+        asked = session.ask(problem, arrays, Plan(split_k=(3, 2)), ["torchfused"]).stages["torchfused"]
+        split = portrait_of(session, problem, arrays, Plan(split_k=(3, 2)), "torchfused", asked, True)
+        other = replay(session, problem, arrays, split, asked, "jaxfused")
+    assert same.split_k == (1, 1)
+    assert other.split_k == (3, 2)
+    assert set(same.differ.values()) == set(other.differ.values()) == {0}
+
+
+def test_the_report_turns_every_knob_and_the_real_ones_do_as_predicted():
+    for problem in (HALF, WIDE, TF32, replace(HALF, activation="silu", gated=True, bias_gate=True)):
+        with Session(emulated("hopper")) as session:
+            told = report(session, Ask(problem=problem, tensor=True, runners=BOTH, lengths=(32, 64), depth=2))
+        assert told["reasons"] == []
+        assert [one["runner"] for one in told["portraits"]] == list(BOTH)
+        turned = {(turn["knob"], turn["setting"]): turn for turn in told["knobs"]}
+        for split in (2, 4):
+            turn = turned["order of summation", f"split_k {split}"]
+            assert turn["changed"]["s"] > 0
+            assert turn["observed"] == dict.fromkeys(BOTH, turn["changed"])
+            assert all(set(counts.values()) == {0} for counts in turn["missed"].values())
+        assert turned["place of the bias", "first"]["changed"]["s"] > 0
+        if problem.dtype == "float16":
+            assert turned["h is rounded", "False"]["changed"]["y"] > 0
+        if problem is WIDE:
+            assert turned["tf32", "nearest, ties away"]["observed"]["jaxfused"]["s"] > 0
+            assert set(turned["tf32", "nearest, ties away"]["missed"]["jaxfused"].values()) == {0}
+        json.dumps(told, allow_nan=False)
+
+
+@pytest.mark.parametrize("fault", ["hopper-fraction", "hopper-nearest", "raise"])
+def test_on_a_gpu_an_unexplained_bit_is_red(fault):
+    with Session(emulated(fault)) as session:
+        told = report(session, Ask(problem=HALF, tensor=True, runners=BOTH))
+    assert any("torchfused" in reason for reason in told["reasons"])
+
+
+def test_errors_grow_as_the_laws_say():
+    problem = replace(HALF, dtype="bfloat16")
+    with Session(emulated("hopper")) as session:
+        points = list(along_k(session, problem, (64, 1024), True))
+        stack = list(with_depth(session, HALF, 3, ["jaxfused", "torchfused", "eager"]))
+    for point in points:
+        assert point.runners["jaxfused"] == point.emulated["one chain, tensor core"]
+        assert point.emulated["4 chains, tensor core"] < point.emulated["one chain, tensor core"] < point.worst
+        assert 0.1 * point.walk < point.runners["jaxfused"] < 2 * point.walk
+    assert points[1].walk > 3 * points[0].walk
+    assert points[1].worst / points[0].worst > points[1].walk / points[0].walk
+    assert [deep.depth for deep in stack] == [1, 2, 3]
+    assert all(deep.bits["jaxfused ~ torchfused"] == 0.0 for deep in stack)
+    assert stack[-1].bits["jaxfused ~ eager"] > 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (("--runner", "numpy"), "runner is 'numpy', must be one of"),
+        (("--activation", "step"), "activation is 'step', must be one of"),
+        (("--json", "/nowhere/drift.json"), "cannot write /nowhere/drift.json"),
+    ],
+)
+def test_what_cannot_be_asked(arguments, text):
+    done = subprocess.run(
+        [sys.executable, "-m", "parity", "drift", *arguments],
+        capture_output=True, text=True, env={**os.environ, "COLUMNS": "300"},
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert text in done.stderr
+
+
+def test_the_frameworks_drift(tmp_path):
+    pytest.importorskip("jax")
+    pytest.importorskip("torch")
+    path, picture = tmp_path / "drift.json", tmp_path / "drift.png"
+    words = ("--device", "cpu", "--k", "32", "--hidden", "32", "--n", "16", "--length", "32", "--depth", "2")
+    done = subprocess.run(
+        [sys.executable, "-m", "parity", "drift", *words, "--json", str(path), "--plot", str(picture)],
+        capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert max(map(len, done.stdout.splitlines())) <= 140
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    told = json.loads(path.read_text())
+    assert told["schema"] == "parity.drift/1"
+    assert len(told["portraits"]) == 4
+    assert len(told["pairs"]) == 6
