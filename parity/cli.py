@@ -189,6 +189,8 @@ def order(
 
 def main() -> None:
     """The installed ``parity`` command."""
+    from . import commands  # noqa: F401 (it adds its commands to the app)
+
     app(prog_name="parity")
 
 

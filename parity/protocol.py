@@ -40,7 +40,10 @@ class Blob:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Request:
-    """One case: where its arrays are, where the stages go. ``run`` is false where only the round trip is asked."""
+    """One case: where its arrays are, where the stages go. ``run`` is false where only the round trip is asked.
+
+    ``runners``: only these; None: all. ``repeats``: how often each is run; the last run's stages are the ones stored.
+    """
 
     case: str
     problem: Problem
@@ -49,6 +52,8 @@ class Request:
     arrays: dict[str, Blob]
     out: str
     run: bool = True
+    runners: tuple[str, ...] | None = None
+    repeats: int = 1
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
@@ -68,6 +73,7 @@ class Request:
         fields["problem"] = Problem(**fields["problem"])
         fields["plan"] = plan_from_dict(fields["plan"])
         fields["arrays"] = blobs_from_dict(fields["arrays"])
+        fields["runners"] = None if fields["runners"] is None else tuple(fields["runners"])
         return cls(**fields)
 
 
@@ -107,10 +113,11 @@ def serve(make: Callable[[], Framework]) -> None:
 
 def answer(framework: Framework, request: Request) -> dict[str, Any]:
     """The reply to one request: ``arrived`` (the sha256 after the round trip), the fused runner's ``plan``, each
-    runner's stages or error. ``spent``: this worker should not be used again.
+    runner's stages or error, ``repeats``: the sha256 of every stage, run by run. ``spent``: this worker should not be
+    used again.
     """
     reply: dict[str, Any] = {
-        "case": request.case, "arrived": {}, "plan": None, "runners": {}, "errors": {}, "spent": False
+        "case": request.case, "arrived": {}, "plan": None, "runners": {}, "repeats": {}, "errors": {}, "spent": False
     }  # fmt: skip
     try:
         arrays = {name: framework.put(name, blob) for name, blob in request.arrays.items()}
@@ -119,13 +126,18 @@ def answer(framework: Framework, request: Request) -> dict[str, Any]:
         return reply | {"errors": {"stimulus": traceback.format_exc()}, "spent": True}
     forward = {name: array for name, array in arrays.items() if name != "dy"}
     for runner, compute in framework.runners.items() if request.run else ():
+        if request.runners is not None and runner not in request.runners:
+            continue
         try:
             reply["plan"] = reply["plan"] or framework.plan(forward, request.problem, request.plan)
-            stages = compute(request, dict(arrays))
-            reply["runners"][runner] = {
-                stage: asdict(_store(f"{runner}.{stage}", framework.fetch(stage, tap), Path(request.out)))
-                for stage, tap in stages.items()
-            }
+            hashes: dict[str, list[str]] = {}
+            blobs: dict[str, dict[str, Any]] = {}
+            for _ in range(request.repeats):
+                for stage, tap in compute(request, dict(arrays)).items():
+                    blob = _store(f"{runner}.{stage}", framework.fetch(stage, tap), Path(request.out))
+                    hashes.setdefault(stage, []).append(blob.sha256)
+                    blobs[stage] = asdict(blob)
+            reply["runners"][runner], reply["repeats"][runner] = blobs, hashes
         except Exception:
             text = traceback.format_exc()
             reply["errors"][runner] = text

@@ -1,0 +1,59 @@
+"""What ``parity determinism``, ``inject``, ``latency`` and ``tokens`` found, as tables for the terminal."""
+
+from collections.abc import Iterable
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from .determinism import Battery, Check
+
+YES, NO, OTHER = "[green]yes", "[bold red]NO", "[dim]no"
+# The batch is asked about as a row alone, and as a part of a smaller and a larger one.
+ASKED = ("repeat", "process", "alone", "batch", "position")
+
+
+def print_determinism(battery: Battery, console: Console) -> None:
+    """Prints a line a plan and runner, what is red, and the classes of equal bits."""
+    kept: dict[tuple[str, str, str], dict[str, Check]] = {}
+    for check in battery.checks:
+        kept.setdefault((check.case, check.plan, check.runner), {})[check.check] = check
+    table = _table("case", "plan", "runner", *ASKED)
+    for (case, plan, runner), checks in kept.items():
+        if "repeat" in checks:
+            table.add_row(case, plan, runner, *(_answer(checks.get(name)) for name in ASKED))
+    console.print(table, highlight=False)
+    shared = _table("case", "plans of", "of these", "same bits")
+    for check in battery.checks:
+        if check.check.startswith("shared"):
+            shared.add_row(check.case, check.plan, check.check.removeprefix("shared "), _answer(check))
+    console.print(shared, highlight=False)
+    for check in battery.checks:
+        if check.red:
+            text = f"{check.case} {check.plan} {check.runner} {check.check}: {check.detail}"
+            console.print(f"[bold red]RED[/] {escape(text)}", highlight=False)
+    console.print("\nThe same y, bit for bit:", highlight=False)
+    for found in battery.classes:
+        if found.stage == "y":
+            names = ", ".join(found.members)
+            console.print(f"  {found.case} {found.sha256[:12]}: {escape(names)}", highlight=False)
+    print_verdict((check.detail for check in battery.checks if check.red), console)
+
+
+def print_verdict(reasons: Iterable[str], console: Console) -> None:
+    """The last line: passed, or how much is red."""
+    count = len(list(reasons))
+    console.print("[green]passed[/]" if not count else f"[bold red]{count} RED[/]")
+
+
+def _answer(check: Check | None) -> str:
+    if check is None:
+        return ""
+    return YES if check.passed else NO if check.promised else OTHER
+
+
+def _table(*headings: str) -> Table:
+    table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold")
+    for heading in headings:
+        table.add_column(heading, no_wrap=True)
+    return table
