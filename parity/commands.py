@@ -8,6 +8,8 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from .ask import Ask
+from .cases import Case
 from .cli import _check_writable, _gpu, _named, app
 from .contract.problem import Device
 from .gpu import Gpu
@@ -61,6 +63,83 @@ def determinism(
     raise typer.Exit(int(not found.passed))
 
 
+@app.command()
+def inject(
+    case: Annotated[str, typer.Option(help="The case's name.")],
+    device: At = "auto",
+    json: Json = None,
+    commit: Commit = None,
+) -> None:
+    """Feeds each fused runner's stages what the other one has computed, and says in which stage they part; exit code 1
+    where one is at fault."""
+    from .inject import SCHEMA, place
+    from .minimise import arrays_of
+
+    _check_writable(json)
+    gpu, name = _here(device)
+    (chosen,), where = _one(case), _where(gpu, name)
+    _served(chosen, where)
+    try:
+        with Ask(where.workers, where.case_seconds) as ask:
+            arrays = arrays_of(chosen, backward=False)
+            found = place(chosen, arrays, ask, where.arithmetic, equal=where.twins_equal)
+    except (WorkerError, RuntimeError) as error:
+        raise _failed(error) from None
+    _write(json, SCHEMA, name, gpu, commit, {"case": chosen.name} | found.to_dict())
+    for finding in found.findings:
+        typer.echo(f"{'RED' if finding.red else 'ok ':4} {finding}")
+    typer.echo(str(found))
+    raise typer.Exit(int(bool(found.stages)))
+
+
+@app.command()
+def minimise(
+    case: Annotated[str, typer.Option(help="The failing case's name.")],
+    out: Annotated[Path, typer.Option(help="Where to write a script that shows the failure alone.")],
+    device: At = "auto",
+    tries: Annotated[int, typer.Option(help="Smaller cases to try, at most.", min=1)] = 150,
+) -> None:
+    """Shrinks a failing case and writes a script that stands alone; exit code 1 as it fails, 0 if it does not."""
+    from .inject import place
+    from .minimise import arrays_of
+    from .minimise import minimise as shrink
+    from .repro import write
+
+    _check_writable(out)
+    gpu, name = _here(device)
+    (chosen,), where = _one(case), _where(gpu, name)
+    _served(chosen, where)
+    try:
+        with Ask(where.workers, where.case_seconds) as ask:
+            least = shrink(chosen, where, ask, tries=tries, say=_say)
+            if least is None:
+                typer.echo(f"{chosen.name} does not fail here")
+                return
+            arrays = arrays_of(least.case, backward=False)
+            try:
+                placed = str(place(least.case, arrays, ask, where.arithmetic, equal=where.twins_equal))
+            except (WorkerError, RuntimeError) as error:
+                placed = f"not placed: {error}"
+    except WorkerError as error:
+        raise _failed(error) from None
+    written = write(out, least.case, arrays, f"{least}: {placed}", where.arithmetic, equal=where.twins_equal)
+    typer.echo(f"{least}\n{placed}\nafter {least.tries} tries; {', '.join(map(str, written))}")
+    raise typer.Exit(1)
+
+
+def _one(name: str) -> list[Case]:
+    found = _named([name])
+    if len(found) > 1:
+        raise typer.BadParameter(f"{name!r} are {len(found)} cases, must be one")
+    return found
+
+
+def _served(case: Case, where: Where) -> None:
+    reason = case.skip_reason(where.device)
+    if reason or case.stimulus == "special":
+        raise typer.BadParameter(reason or f"{case.name} makes the round trip only: nothing is computed")
+
+
 def _here(device: str) -> tuple[Gpu | None, str]:
     gpu = _gpu(device)
     return gpu, "gpu" if gpu else "cpu"
@@ -77,7 +156,7 @@ def _write(path: Path | None, schema: str, name: str, gpu: Gpu | None, commit: s
         write_atomically(path, dumps(content, indent=1, allow_nan=False) + "\n")
 
 
-def _failed(error: WorkerError) -> typer.Exit:
+def _failed(error: Exception) -> typer.Exit:
     typer.echo(str(error), err=True)
     return typer.Exit(1)
 

@@ -6,6 +6,7 @@ import sys
 import numpy as np
 from emulated_worker import Emulated
 from emulation import MUTANTS, emulate, gemm
+from emulation_backward import emulate_backward
 
 from parity import protocol
 from parity.rounding import round_to
@@ -21,8 +22,14 @@ class Planted(Emulated):
         self.planted = fault if framework == "torch" else ""
 
     def _fused(self, request, arrays):
-        arrays = {name: array for name, array in arrays.items() if name != "dy"}
+        forward = {name: array for name, array in arrays.items() if name != "dy"}
+        found = self._forward(request, forward)
+        return found | emulate_backward(request.problem, arrays, found, request.save) if "dy" in arrays else found
+
+    def _forward(self, request, arrays):
         problem, fault = request.problem, self.planted
+        if fault == "refuses":
+            raise ValueError("this runner cannot")
         if fault in MUTANTS:
             return emulate(problem, arrays, fault)
         few = fault == "split_by_rows" and problem.m < 16
