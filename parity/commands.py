@@ -1,9 +1,10 @@
 """More of the command line, on the app of cli.py: ``python -m parity determinism``, ``inject``, ``minimise``,
 ``latency``, ``tokens`` and ``report``."""
 
+from dataclasses import replace
 from json import dumps
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -127,6 +128,34 @@ def minimise(
     raise typer.Exit(1)
 
 
+@app.command()
+def latency(
+    case: Cases = None,
+    blocks: Annotated[int, typer.Option(help="How often the workers take turns.", min=2)] = 8,
+    device: At = "auto",
+    json: Json = None,
+    commit: Commit = None,
+) -> None:
+    """Times the twins and their frameworks' own MLPs on the same device, in turns; exit code 1 where a result is
+    wrong."""
+    from .latency import SCHEMA, cases
+    from .latency import latency as measure
+    from .table_tools import print_latency
+
+    _check_writable(json)
+    gpu, name = _here(device)
+    where = replace(_where(gpu, name), workers=specs(name, "latency"))
+    try:
+        rows = measure(_named(case) if case else cases(name), where, blocks=blocks, say=_say)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    except WorkerError as error:
+        raise _failed(error) from None
+    _write(json, SCHEMA, name, gpu, commit, {"blocks": blocks, "rows": [row.to_dict() for row in rows]})
+    print_latency(rows, _console())
+    raise typer.Exit(int(any(row.wrong and not row.wrong.startswith("not run") for row in rows)))
+
+
 def _one(name: str) -> list[Case]:
     found = _named([name])
     if len(found) > 1:
@@ -140,12 +169,12 @@ def _served(case: Case, where: Where) -> None:
         raise typer.BadParameter(reason or f"{case.name} makes the round trip only: nothing is computed")
 
 
-def _here(device: str) -> tuple[Gpu | None, str]:
+def _here(device: str) -> tuple[Gpu | None, Literal["gpu", "cpu"]]:
     gpu = _gpu(device)
     return gpu, "gpu" if gpu else "cpu"
 
 
-def _where(gpu: Gpu | None, name: Any) -> Where:
+def _where(gpu: Gpu | None, name: Literal["gpu", "cpu"]) -> Where:
     device = gpu.device if gpu else Device(kind="interpreter")
     return Where(device=device, workers=specs(name), case_seconds=SECONDS)
 

@@ -102,13 +102,14 @@ class Framework(Protocol):
         ...
 
 
-def serve(make: Callable[[], Framework]) -> None:
-    """Answers requests from stdin until it closes. ``make`` imports the framework: after stdout has been guarded."""
+def serve(make: Callable[[], Any], reply: Callable[[Any, str], dict[str, Any]] | None = None) -> None:
+    """Answers lines from stdin until it closes. ``make`` imports the framework: after stdout has been guarded.
+    ``reply``: what is said to (framework, line); left out, the answer to the request that the line is."""
     stream = _claim_stdout()
     framework = make()
     _send(stream, framework.hello())
     for line in sys.stdin:
-        _send(stream, answer(framework, Request.from_json(line)))
+        _send(stream, reply(framework, line) if reply else answer(framework, Request.from_json(line)))
 
 
 def answer(framework: Framework, request: Request) -> dict[str, Any]:

@@ -1,12 +1,13 @@
 """What ``parity determinism``, ``inject``, ``latency`` and ``tokens`` found, as tables for the terminal."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from .determinism import Battery, Check
+from .latency import Row
 
 YES, NO, OTHER = "[green]yes", "[bold red]NO", "[dim]no"
 # The batch is asked about as a row alone, and as a part of a smaller and a larger one.
@@ -38,6 +39,22 @@ def print_determinism(battery: Battery, console: Console) -> None:
             names = ", ".join(found.members)
             console.print(f"  {found.case} {found.sha256[:12]}: {escape(names)}", highlight=False)
     print_verdict((check.detail for check in battery.checks if check.red), console)
+
+
+def print_latency(rows: Sequence[Row], console: Console) -> None:
+    """Prints each runner's median and each pair's ratio with its interval and what may be said of it."""
+    times = _table("case", "runner", "us a layer", "95 %")
+    pairs = _table("case", "b / a", "ratio", "95 %", "b is")
+    for row in rows:
+        for name, found in row.estimates.items():
+            times.add_row(row.case.name, name, f"{found.median:,.2f}", f"{found.low:,.2f} - {found.high:,.2f}")
+        for (a, b), c in row.pairs.items():
+            pairs.add_row(row.case.name, f"{b} / {a}", f"{c.ratio:.3f}", f"{c.low:.3f} - {c.high:.3f}", c.verdict)
+    console.print(times, highlight=False)
+    console.print(pairs, highlight=False)
+    for row in rows:
+        if row.wrong:
+            console.print(f"{escape(row.case.name)}: {escape(row.wrong)}", highlight=False)
 
 
 def print_verdict(reasons: Iterable[str], console: Console) -> None:

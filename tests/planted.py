@@ -11,12 +11,12 @@ GPU = Device(kind="gpu", name="emulated", sm_count=132, smem_bytes=232448, capab
 CPU = Device(kind="interpreter")
 
 
-def specs(fault: str = "") -> list[Spec]:
+def specs(fault: str = "", module: str = "planted_worker", *arguments: str) -> list[Spec]:
     """Both workers; the torch one's fused runner has the fault."""
     here = Path(__file__).parent
     path = os.pathsep.join([str(here), str(here.parent)])
     return [
-        Spec(name=name, module="planted_worker", arguments=(name, fault), environment={"PYTHONPATH": path})
+        Spec(name=name, module=module, arguments=(name, fault, *arguments), environment={"PYTHONPATH": path})
         for name in ("jax", "torch")
     ]
 
