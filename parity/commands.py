@@ -156,6 +156,34 @@ def latency(
     raise typer.Exit(int(any(row.wrong and not row.wrong.startswith("not run") for row in rows)))
 
 
+@app.command()
+def tokens(
+    steps: Annotated[int | None, typer.Option(help="Characters to decode; 16 on a CPU, 256 on a GPU.", min=1)] = None,
+    seed: Annotated[int, typer.Option(help="Of the weights and the prompts.")] = 0,
+    device: At = "auto",
+    json: Json = None,
+    commit: Commit = None,
+    fault: Annotated[str, typer.Option(help="A runner whose MLPs are to be wrong: it must be seen.")] = "",
+) -> None:
+    """Decodes one language model by four runners, fused and not, in two depths; exit code 1 where they are further
+    apart than rounding drives them."""
+    from .table_tools import print_tokens
+    from .tokens import RUNNERS, SCHEMA
+    from .tokens import tokens as decode
+
+    if fault not in ("", *RUNNERS):
+        raise typer.BadParameter(f"fault is {fault!r}, must be one of {', '.join(RUNNERS)}")
+    _check_writable(json)
+    gpu, name = _here(device)
+    try:
+        found = decode(name, steps=steps, seed=seed, fault=fault)
+    except RuntimeError as error:
+        raise _failed(error) from None
+    _write(json, SCHEMA, name, gpu, commit, found)
+    print_tokens(found, _console())
+    raise typer.Exit(int(not found["passed"]))
+
+
 def _one(name: str) -> list[Case]:
     found = _named([name])
     if len(found) > 1:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -54,6 +55,29 @@ def specs(device: Literal["gpu", "cpu"], kind: str = "worker") -> list[Spec]:
         Spec(name=name, module=f"parity.{kind}_{name}", arguments=(device,), environment=common)
         for name in ("jax", "torch")
     ]
+
+
+def run_both(kind: str, device: Literal["gpu", "cpu"], arguments: Sequence[str], seconds: float) -> None:
+    """Runs both frameworks' ``parity/<kind>_<framework>.py`` to their ends, side by side. Raises RuntimeError with a
+    process' last words if it fails, or after so many ``seconds``."""
+    started = []
+    for spec in specs(device, kind):
+        # Deterministic matrix products in torch need this before CUDA starts.
+        environment = os.environ | spec.environment | {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
+        pipe = subprocess.PIPE
+        command = [*spec.command, *arguments]
+        started.append(subprocess.Popen(command, env=environment, stdout=pipe, stderr=subprocess.STDOUT, text=True))
+    for process in started:
+        try:
+            output, _ = process.communicate(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            for every in started:
+                every.kill()
+            raise RuntimeError(f"{kind} took more than {seconds:.0f} s") from None
+        if process.returncode:
+            for every in started:
+                every.kill()
+            raise RuntimeError(f"a process of {kind} failed:\n{output[-STDERR_TAIL:]}")
 
 
 class Worker:

@@ -1,6 +1,7 @@
 """What ``parity determinism``, ``inject``, ``latency`` and ``tokens`` found, as tables for the terminal."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -55,6 +56,28 @@ def print_latency(rows: Sequence[Row], console: Console) -> None:
     for row in rows:
         if row.wrong:
             console.print(f"{escape(row.case.name)}: {escape(row.wrong)}", highlight=False)
+
+
+def print_tokens(found: Mapping[str, Any], console: Console) -> None:
+    """Prints each pair's distance in each depth: of what is said, and of the logits."""
+    table = _table("depth", "pair", "first other", "flips", "predicted", "|d logprob|", "KL", "logits equal")
+    for depth in found["depths"]:
+        for p in depth["pairs"]:
+            first = "never" if p["first_divergence"] is None else f"at {p['first_divergence']}"
+            table.add_row(
+                str(depth["config"]["depth"]),
+                f"{p['a']} ~ {p['b']}",
+                first,
+                f"{100 * p['flip_rate']:.3g} %",
+                f"{100 * p['flip_rate_predicted']:.3g} %",
+                f"{p['logprob_mean']:.1e}",
+                f"{p['kl_mean']:.1e}",
+                f"{100 * p['logits_equal']:.4g} %",
+            )
+    console.print(table, highlight=False)
+    for reason in found["reasons"]:
+        console.print(f"[bold red]RED[/] {escape(reason)}", highlight=False)
+    print_verdict(found["reasons"], console)
 
 
 def print_verdict(reasons: Iterable[str], console: Console) -> None:
