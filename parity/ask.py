@@ -64,18 +64,18 @@ class Ask:
         plan: Plan | None,
         arrays: Mapping[str, np.ndarray],
         *,
-        runners: Iterable[str] | None = None,
+        runners: Iterable[str] = (),
         repeats: int = 1,
         save: str = "preact",
         what: str = "asked",
     ) -> Answer:
-        """What each of ``runners`` (None: all) makes of ``arrays``; "dy" among them asks for the backward too."""
-        wanted = None if runners is None else tuple(runners)
+        """What each of ``runners`` (all, if none is named) makes of ``arrays``; "dy" among them: the backward too."""
+        wanted = tuple(runners)
         # A runner that FRAMEWORKS does not know may be any worker's.
         asked = [
             worker
             for worker in self.workers
-            if wanted is None or any(FRAMEWORKS.get(name, worker.spec.name) == worker.spec.name for name in wanted)
+            if not wanted or any(FRAMEWORKS.get(name, worker.spec.name) == worker.spec.name for name in wanted)
         ]
         for worker in asked:
             worker.start()  # all come up at the same time

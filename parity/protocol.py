@@ -40,10 +40,9 @@ class Blob:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Request:
-    """One case: where its arrays are, where the stages go. ``run`` is false where only the round trip is asked.
-
-    ``runners``: only these; None: all. ``repeats``: how often each is run; the last run's stages are the ones stored.
-    """
+    """One case: where its arrays are, where the stages go. ``run`` is false where only the round trip is asked;
+    ``runners``: which ones are, all of the worker's if none is named; ``repeats``: how often, and the last run's stages
+    are the ones stored."""
 
     case: str
     problem: Problem
@@ -52,7 +51,7 @@ class Request:
     arrays: dict[str, Blob]
     out: str
     run: bool = True
-    runners: tuple[str, ...] | None = None
+    runners: tuple[str, ...] = ()
     repeats: int = 1
 
     def to_json(self) -> str:
@@ -73,7 +72,7 @@ class Request:
         fields["problem"] = Problem(**fields["problem"])
         fields["plan"] = plan_from_dict(fields["plan"])
         fields["arrays"] = blobs_from_dict(fields["arrays"])
-        fields["runners"] = None if fields["runners"] is None else tuple(fields["runners"])
+        fields["runners"] = tuple(fields["runners"])
         return cls(**fields)
 
 
@@ -127,7 +126,7 @@ def answer(framework: Framework, request: Request) -> dict[str, Any]:
         return reply | {"errors": {"stimulus": traceback.format_exc()}, "spent": True}
     forward = {name: array for name, array in arrays.items() if name != "dy"}
     for runner, compute in framework.runners.items() if request.run else ():
-        if request.runners is not None and runner not in request.runners:
+        if request.runners and runner not in request.runners:
             continue
         try:
             reply["plan"] = reply["plan"] or framework.plan(forward, request.problem, request.plan)
