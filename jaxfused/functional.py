@@ -195,5 +195,5 @@ def _backward(plan: Plan, device: Device, activation: str, precision: str, save:
     taps = launch.tiled_hidden(plan, device, x, w_up, w_gate=w_gate, **biases, **options, taps=x.dtype)
     saved = {name: tap for name, tap in taps.items() if name != "h" or save != "preact"}
     return dict(saved) | launch.tiled_backward(
-        device, dy, x, w_up, w_down, w_gate=w_gate, saved=saved, needs=tuple(given), **options, taps=True
+        plan, device, dy, x, w_up, w_down, w_gate=w_gate, saved=saved, needs=tuple(given), **options, taps=True
     )

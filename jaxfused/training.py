@@ -122,13 +122,12 @@ def _backward(setting: _Setting, needs: tuple[str, ...]) -> Callable[..., dict[s
 
     def run(dy: Array, x: Array, kept: dict[str, Array], shared: dict[str, Array]) -> dict[str, Array]:
         options: dict[str, Any] = dict(setting.options)
-        operands = _operands(shared)
+        operands, plan = _operands(shared), setting.complete(setting.trained, x)
         if not kept:
             hidden = {name: value for name, value in operands.items() if name not in ("w_down", "b_down")}
-            plan = setting.complete(setting.trained, x)
             kept = launch.tiled_hidden(plan, setting.device, x, **hidden, **options, taps=x.dtype)
         weights = {name: operands[name] for name in ("w_up", "w_down", "w_gate")}
-        found = launch.tiled_backward(setting.device, dy, x, **weights, saved=dict(kept), needs=needs, **options)
+        found = launch.tiled_backward(plan, setting.device, dy, x, **weights, saved=dict(kept), needs=needs, **options)
         return {f"d_{name}": found[f"d_{name}"] for name in needs}
 
     return _once(_folding(run, rows=3, summed=lambda name: name != "d_x"))

@@ -76,7 +76,6 @@ SHAPES = {
     "many-rows": (130, 16, 24, 16),
     "empty": (0, 20, 24, 28),
 }
-HOPPER = Plan(strategy=Strategy.DECODE, backend=Backend.HOPPER)
 SMALL, UNLIKE = Tiles(m=16, n=16, k=16), Tiles(m=16, n=32, k=32)
 PLANS = {
     "tiled": TILED,
@@ -87,7 +86,10 @@ PLANS = {
     "decode4-2": Plan(strategy=Strategy.DECODE, split_k=(4, 2)),
 }
 # Plans of one device alone, by name as the others.
-OWN_PLANS = {"hopper": HOPPER}
+OWN_PLANS = {
+    "decode-hopper": Plan(strategy=Strategy.DECODE, backend=Backend.HOPPER),
+    "tiled-hopper": Plan(strategy=Strategy.TILED, backend=Backend.HOPPER),
+}
 FORMS = ("plain", "gated")
 BIASES = (False, True)
 DTYPES = ("fp32", "tf32", "fp16", "bf16")
@@ -237,15 +239,27 @@ def full() -> list[Case]:
             dtype,
             gated=gated,
             biases="ugd" if gated else "ud",
-            plan="hopper",
+            plan="decode-hopper",
         )
         for activation, m in zip(ACTIVATIONS, (1, 2, 7, 8, 9, 16, 17, 33, 64), strict=True)
         for dtype, gated in (("bf16", False), ("fp16", True))
     ]
     hopper += [
-        build(activation, (m, 4096, hidden, 4096), "bf16", gated=gated, biases="" if gated else "ud", plan="hopper")
+        build(
+            activation, (m, 4096, hidden, 4096), "bf16", gated=gated, biases="" if gated else "ud", plan="decode-hopper"
+        )
         for (activation, gated), hidden in zip(forms, (4096, 14336), strict=True)
         for m in (1, 16, 64)
+    ]
+    hopper += [
+        build(activation, (300, 264, 520, 136), dtype, gated=gated, biases=biases, plan="tiled-hopper", save=save)
+        for activation, save in zip(ACTIVATIONS, 3 * SAVES, strict=True)
+        for dtype, gated, biases in (("bf16", False, "ud"), ("fp16", True, "ugd"))
+    ]
+    hopper += [
+        build(activation, (m, 1024, 3584, 1024), dtype, gated=gated, plan="tiled-hopper", save=save)
+        for (activation, gated), dtype, save in zip(forms, ("fp16", "bf16"), SAVES[:2], strict=True)
+        for m in (1, 257, 1024)
     ]
     middle = [
         build(activation, (300, 257, 520, 264), dtype, gated=gated, biases="ugd" if gated else "ud", plan=plan)

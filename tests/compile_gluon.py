@@ -1,4 +1,4 @@
-"""Compiles the Gluon kernels for compute capability 9.0 without a GPU, as launch_hopper.py launches them:
+"""Compiles the Gluon kernels for compute capability 9.0 without a GPU, as launch_decode_hopper.py launches them:
 ``compile_gluon.py`` prints one JSON object a launch. A process of its own: it takes the place of Triton's driver."""
 
 import json
@@ -12,7 +12,7 @@ from triton.backends.driver import DriverBase
 from parity.contract.activations import ACTIVATIONS
 from parity.contract.plan import Plan
 from parity.contract.problem import Device, smem_of
-from torchfused import launch_hopper
+from torchfused import launch_decode_hopper
 
 H200 = Device(kind="gpu", name="NVIDIA H200", sm_count=132, smem_bytes=smem_of((9, 0)), capability=(9, 0))
 INSTRUCTIONS = ("wgmma.mma_async", "fma.rn.f32", "div.rn.f32", "ex2.approx", "cp.async.bulk.tensor")
@@ -69,20 +69,20 @@ def compiled(m: int, k: int, h: int, n: int, *, activation: str, gated: bool, dt
         return torch.empty(shape, dtype=getattr(torch, dtype))
 
     found = {"m": m, "activation": activation, "gated": gated, "dtype": dtype, "limit": H200.smem_bytes}
-    kernel = launch_hopper.decode_fwd_kernel
-    launch_hopper.decode_fwd_kernel = Compiled(kernel, found)
-    launch_hopper.decode(
+    kernel = launch_decode_hopper.decode_fwd_kernel
+    launch_decode_hopper.decode_fwd_kernel = Compiled(kernel, found)
+    launch_decode_hopper.decode(
         Plan(strategy="decode", backend="hopper"), H200, held(m, k), held(h, k), held(n, h),
         w_gate=held(h, k) if gated else None, b_up=held(h), b_gate=held(h) if gated else None, b_down=held(n),
         activation=activation, precision="ieee", taps=torch.float32 if taps else None,
     )  # fmt: skip
-    launch_hopper.decode_fwd_kernel = kernel
+    launch_decode_hopper.decode_fwd_kernel = kernel
     return found
 
 
 if __name__ == "__main__":
     triton.runtime.driver.set_active(Driver())
-    launch_hopper.arrivals_of = lambda device: torch.zeros(1, dtype=torch.int32)
+    launch_decode_hopper.arrivals_of = lambda device: torch.zeros(1, dtype=torch.int32)
     sizes = {"k": 512, "h": 768, "n": 320}
     cases = [(m, "silu", gated, "bfloat16") for m in (1, 16, 17, 64) for gated in (False, True)]
     cases += [(8, name, True, "float16") for name in ACTIVATIONS]

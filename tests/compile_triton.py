@@ -18,7 +18,7 @@ from triton.compiler import ASTSource
 
 from parity.contract.plan import Plan, choose
 from parity.contract.problem import Device, Problem, smem_of
-from torchfused import launch, launch_decode
+from torchfused import launch, launch_decode_portable, launch_tiled_portable
 from torchfused.activations import ACTIVATIONS
 
 CUOBJDUMP = Path(nvidia.__file__).parent / "bin" / "cuobjdump"
@@ -26,16 +26,16 @@ POINTERS = {torch.float32: "*fp32", torch.float16: "*fp16", torch.bfloat16: "*bf
 INSTRUCTIONS = ("wgmma.mma_async", "mma.sync", "tcgen05.mma", "fma.rn.f32", "ex2.approx", "div.full.f32", "div.rn.f32")
 HANDOVER = ("gpu.release.add", "gpu.acquire")
 KERNELS = (
-    (launch, "linear_fwd_kernel"),
-    (launch, "hidden_bwd_kernel"),
-    (launch, "product_bwd_kernel"),
-    (launch_decode, "decode_fwd_kernel"),
+    (launch_tiled_portable, "linear_fwd_kernel"),
+    (launch_tiled_portable, "hidden_bwd_kernel"),
+    (launch_tiled_portable, "product_bwd_kernel"),
+    (launch_decode_portable, "decode_fwd_kernel"),
 )
 SMS = {80: 108, 86: 84, 90: 132, 100: 148}
 
 
 class Compiled:
-    """Stands for a kernel in launch.py: a launch compiles it for ``arch`` and is written down, nothing runs."""
+    """Stands for a kernel in a launch room: a launch compiles it for ``arch`` and is written down, nothing runs."""
 
     def __init__(self, kernel: triton.JITFunction, arch: int, found: list[dict]) -> None:
         self.kernel, self.arch, self.found = kernel, arch, found
@@ -127,7 +127,7 @@ def launches(
         return torch.empty(shape, dtype=dtype, device="meta")
 
     found: list[dict] = []
-    launch_decode.arrivals_of = lambda device: torch.empty(1, dtype=torch.int32, device=device)
+    launch_decode_portable.arrivals_of = lambda device: torch.empty(1, dtype=torch.int32, device=device)
     for room, name in KERNELS:
         kernel = getattr(room, name)
         setattr(room, name, Compiled(kernel.kernel if isinstance(kernel, Compiled) else kernel, arch, found))
@@ -141,7 +141,7 @@ def launches(
         saved = {name: stages[name] for name in ("s", "u") if name in stages}
         needs = ("x", "w_up", "b_up")
         launch.tiled_backward(
-            device, held(m, n), x, w_up, w_down, w_gate=w_gate, saved=saved, needs=needs, **options
+            plan, device, held(m, n), x, w_up, w_down, w_gate=w_gate, saved=saved, needs=needs, **options
         )  # fmt: skip
     return [case | {"limit": device.smem_bytes} for case in found]
 

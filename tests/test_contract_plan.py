@@ -40,7 +40,7 @@ def problem(m=8, **fields):
         (lambda: choose(problem(), CPU, "library"), "plan is 'library', must be a Plan, such as Plan(strategy="),
         (lambda: Plan(strategy="library", split_k=2), "a library plan has no tiles and no split_k"),
         (lambda: Plan(strategy="library", up=Tiles(m=16, n=16, k=16)), "a library plan has no tiles and no split_k"),
-        (lambda: Plan(strategy="decode", backend="hopper", up=Tiles(m=16, n=16, k=16)), "a hopper plan has no tiles"),
+        (lambda: Plan(strategy="decode", backend="hopper", up=Tiles(m=16, n=16, k=16)), "a decode/hopper plan has no"),
         (lambda: Plan(strategy="library", backend="hopper"), "a library plan has no backend of ours, hopper is one"),
         (lambda: Plan(strategy="magic"), "strategy is 'magic', must be one of tiled, decode, library"),
         (lambda: Plan(backend="metal"), "backend is 'metal', must be one of portable, hopper"),
@@ -182,26 +182,36 @@ def test_decode_refuses_many_rows_and_odd_chains():
             choose(few, H200, Plan(strategy="decode", split_k=split))
 
 
-HOPPER = Plan(strategy="decode", backend="hopper")
+HOPPER, TILED = Plan(strategy="decode", backend="hopper"), Plan(strategy="tiled", backend="hopper")
 
 
 @pytest.mark.parametrize(
     ("asked", "device", "plan", "message"),
     [
-        (
-            problem(),
-            H200,
-            replace(HOPPER, strategy="tiled"),
-            "there is none; there are tiled/portable, decode/portable, decode/hopper and library",
-        ),
         (problem(dtype="float16"), A10, HOPPER, "the hopper backend needs compute capability 9.0, NVIDIA A10 has 8.6"),
         (problem(dtype="float16"), INTERPRETER, HOPPER, "the hopper backend needs compute capability 9.0, cpu has 0.0"),
         (problem(), H200, HOPPER, "the hopper backend serves float16 and bfloat16, these are float32"),
         (problem(dtype="float16", packed=False), H200, HOPPER, "the hopper backend reads packed row-major operands"),
-        (problem(dtype="float16", in_features=264), H200, HOPPER, "the hopper backend serves sums of multiples of 256"),
-        (problem(dtype="float16", out_features=72), H200, HOPPER, "the hopper backend serves sums of multiples of 256"),
+        (problem(dtype="float16", in_features=264), H200, HOPPER, "decode/hopper serves sums of multiples of 256"),
+        (problem(dtype="float16", out_features=72), H200, HOPPER, "decode/hopper serves sums of multiples of 256"),
         (problem(dtype="float16"), H200, replace(HOPPER, split_k=2), "the hopper backend sums one chain, split_k is"),
         (problem(65, dtype="float16"), H200, HOPPER, "decode serves at most 64 rows, these are 65"),
+        (problem(dtype="float16"), A10, TILED, "the hopper backend needs compute capability 9.0, NVIDIA A10 has 8.6"),
+        (problem(), H200, TILED, "the hopper backend serves float16 and bfloat16, these are float32"),
+        (problem(dtype="float16", packed=False), H200, TILED, "the hopper backend reads packed row-major operands"),
+        (
+            problem(dtype="float16", out_features=68),
+            H200,
+            TILED,
+            "tiled/hopper reads and writes rows of multiples of 16",
+        ),
+        (problem(dtype="float16"), H200, replace(TILED, split_k=2), "the hopper backend sums one chain, split_k is"),
+        (
+            problem(dtype="float16", gated=True),
+            H200,
+            replace(TILED, up=Tiles(m=128, n=256, k=64)),
+            "tiles 128x256x64 are none of 128x128x64, 128x64x64, 128x32x64; use one that is, or leave them out",
+        ),
     ],
 )
 @pytest.mark.parametrize("training", [False, True])
@@ -210,14 +220,24 @@ def test_what_hopper_refuses(asked, device, plan, message, training):
         choose(asked, device, plan, training=training)
 
 
-def test_a_hopper_plan_has_no_tiles_and_trains_by_tiled():
+def test_a_decode_plan_of_hopper_has_no_tiles_and_trains_by_tiled():
     asked = problem(64, dtype="float16", gated=True)
     done = choose(asked, H200, HOPPER).plan
     assert (done, str(done), done.launches) == (HOPPER, "decode/hopper", 1)
     assert Plan.from_json(done.to_json()) == done
     trained = choose(asked, H200, HOPPER, training=True)
-    assert (trained.plan.strategy, trained.plan.splits) == (Strategy.TILED, HOPPER.splits)
-    assert trained.why.startswith("forced by the caller; the hopper backend has no backward")
+    assert trained.plan == choose(asked, H200, TILED).plan
+    assert trained.why.startswith("forced by the caller; decode/hopper has no backward")
+
+
+@pytest.mark.parametrize("gated", [False, True])
+@pytest.mark.parametrize("m", [1, 100, 1000, 10_000])
+def test_tiles_of_hopper_fit(m, gated):
+    for size in (8, 264, 4096, 14336):
+        asked = problem(m, dtype="bfloat16", in_features=size, hidden_features=size, out_features=size, gated=gated)
+        plan = choose(asked, H200, TILED).plan
+        assert choose(asked, H200, plan).plan == plan
+        assert str(plan).startswith("tiled/hopper up 128x")
 
 
 @pytest.mark.parametrize(("dtype", "precision"), [("float32", "ieee"), ("float32", "tf32"), ("float16", "ieee")])

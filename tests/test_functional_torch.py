@@ -18,7 +18,7 @@ from parity.contract.plan import LIBRARY, Gemm, Plan
 from parity.contract.problem import Device
 from parity.contract.schedule import schedule
 from parity.contract.tiles import Tiles, stage_bytes
-from torchfused import functional, launch, launch_hopper, reference
+from torchfused import functional, launch, launch_decode_hopper, launch_tiled_portable, reference
 from torchfused.functional import explain, fused_mlp, stages
 
 pytestmark = pytest.mark.usefixtures("poisoned")
@@ -191,7 +191,7 @@ def silent(monkeypatch):
         def __getitem__(self, grid):
             raise AssertionError("launched")
 
-    monkeypatch.setattr(launch, "linear_fwd_kernel", Kernel())
+    monkeypatch.setattr(launch_tiled_portable, "linear_fwd_kernel", Kernel())
 
 
 @pytest.mark.usefixtures("silent")
@@ -336,7 +336,7 @@ def test_strided_operands_are_no_packed_problem():
 def test_a_tensor_that_starts_between_16_bytes_has_no_tensor_map():
     shifted = torch.zeros(8 * 64 + 1, dtype=torch.float16)[1:].view(8, 64)
     with pytest.raises(UnsupportedError, match=r"one of shape \[8, 64\] starts 2 bytes after one; copy it, or use"):
-        launch_hopper._described(shifted, 8)
+        launch_decode_hopper._described(shifted, 8)
 
 
 def test_a_plan_that_is_no_plan_is_refused_before_anything_is_cached():

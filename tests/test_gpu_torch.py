@@ -10,7 +10,7 @@ from yardstick import draw
 
 from parity.contract.plan import Plan
 from parity.contract.tiles import Tiles
-from torchfused import launch
+from torchfused import launch_tiled_portable
 from torchfused.functional import fused_mlp, stages
 
 pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("poisoned")]
@@ -48,10 +48,10 @@ def test_speed_only_knobs_leave_the_bits(dtype, precision, plan, monkeypatch):
     drawn = drawn_as(dtype, precision, plan=replace(plan, up=TILES[1], down=TILES[1]))
     want = run(drawn)
     for warps, stage_count, group in ((2, 2, 1), (4, 3, 8), (8, 1, 3), (4, 4, 64)):
-        monkeypatch.setattr(launch, "schedule", lambda *_, w=warps, s=stage_count: (w, s))
-        monkeypatch.setattr(launch, "GROUP_M", group)
+        monkeypatch.setattr(launch_tiled_portable, "schedule", lambda *_, w=warps, s=stage_count: (w, s))
+        monkeypatch.setattr(launch_tiled_portable, "GROUP_M", group)
         # The schedule is no part of what a launcher is found by.
-        launch._launcher.cache_clear()
+        launch_tiled_portable._launcher.cache_clear()
         assert same(run(drawn), want), (warps, stage_count, group)
 
 

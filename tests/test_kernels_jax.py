@@ -9,7 +9,7 @@ import pytest
 from adapter_jax import run
 from yardstick import PLANS, SMALL, draw, draw_row, mutants, rows
 
-from jaxfused import functional, launch
+from jaxfused import functional, launch_tiled_portable
 from jaxfused.kernels.gemm import round_tf32
 from parity.contract.plan import Plan
 from parity.oracle import evaluate_integers
@@ -102,7 +102,7 @@ def test_unwritten_output_is_nan(monkeypatch):
     """Pallas' interpreter hands out NaN, so that an element no kernel wrote is seen in every test here."""
     if jax.default_backend() == "gpu":
         pytest.skip("compiled kernels write into memory as it is")
-    monkeypatch.setattr(launch, "linear_fwd_kernel", lambda *refs, **options: None)
+    monkeypatch.setattr(launch_tiled_portable, "linear_fwd_kernel", lambda *refs, **options: None)
     drawn = draw((5, 6, 11, 8))
     assert all(np.isnan(stage).all() for stage in run(drawn).values())
 

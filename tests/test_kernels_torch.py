@@ -12,7 +12,7 @@ from yardstick import PLANS, SMALL, draw, draw_row, mutants, rows
 
 from parity.contract.plan import Plan
 from parity.oracle import evaluate_integers
-from torchfused import functional, launch
+from torchfused import functional, launch_tiled_portable
 from torchfused.kernels.gemm import round_tf32
 
 pytestmark = pytest.mark.usefixtures("poisoned")
@@ -104,8 +104,8 @@ def test_two_launches_of_the_kernel_and_no_other(gated, monkeypatch):
 
             return launched
 
-    kernel = launch.linear_fwd_kernel
-    monkeypatch.setattr(launch, "linear_fwd_kernel", Counted())
+    kernel = launch_tiled_portable.linear_fwd_kernel
+    monkeypatch.setattr(launch_tiled_portable, "linear_fwd_kernel", Counted())
     drawn = draw((37, 53, 67, 31), gated=gated, biases="ud", plan=PLANS["small"])
     drawn.check(run(drawn))
     # 3 x 5 tiles of 16 x 16, 2 x 2 of 32 x 16.
@@ -117,7 +117,7 @@ def test_poison_shows_what_no_kernel_wrote(monkeypatch):
         def __getitem__(self, grid):
             return lambda *args, **kwargs: None
 
-    monkeypatch.setattr(launch, "linear_fwd_kernel", Idle())
+    monkeypatch.setattr(launch_tiled_portable, "linear_fwd_kernel", Idle())
     drawn = draw((5, 6, 7, 8))
     assert all(np.isnan(stage).all() for stage in run(drawn).values())
 

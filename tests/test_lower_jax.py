@@ -42,7 +42,7 @@ def backward(problem: Problem, device: Device, needs: tuple[str, ...], save: str
     options = {"activation": problem.activation, "precision": problem.precision, "needs": needs}
 
     def run(given):
-        return launch.tiled_backward(device, **given, **options)
+        return launch.tiled_backward(choose(problem, device, Plan()).plan, device, **given, **options)
 
     return lowered(run, device, {"dy": dy} | given)
 

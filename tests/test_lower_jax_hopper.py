@@ -1,4 +1,4 @@
-"""The Mosaic GPU kernel lowered for CUDA under an abstract GPU: its IR, as launch_hopper.py would launch it."""
+"""The Mosaic GPU kernel lowered for CUDA under an abstract GPU: its IR, as launch_decode_hopper.py would launch it."""
 
 import re
 

@@ -26,6 +26,8 @@ IDIOMS = {"use_bias": "bias", "__call__": "forward"}
 OWN_PARAMETERS = {"rngs", "param_dtype", "device", "dtype"}
 # jax learns that a call is differentiated after it was planned, and may fold a batch into its rows: it plans anew.
 OWN_PARAMETERS |= {"problem", "trained"}
+# Pallas has no transposed view: it is told.
+OWN_PARAMETERS |= {"transposed"}
 METHODS_OF_ONE = {"extra_repr"}
 
 
@@ -90,16 +92,18 @@ def test_the_twins_are_mirrors():
 
 # (file, helper) -> why it is in one twin only, or takes other parameters.
 HELPERS = {
-    ("launch.py", "_launch"): "strides are an argument in Triton, part of the reference in Pallas",
-    ("launch.py", "_product"): "Pallas has no transposed view: it is told",
-    ("launch.py", "_launcher"): "torch settles a launch once and calls it often; a jitted jax program is settled",
-    ("launch.py", "_zeros"): "an output is described in Pallas, allocated in torch",
-    ("launch_decode.py", "_launch"): "two launches hand outputs on where arrays are values",
-    ("launch_decode.py", "_launchers"): "as launch.py's",
-    ("launch_hopper.py", "_launcher"): "as launch.py's",
-    ("launch_hopper.py", "_activation"): "Gluon takes Triton's functions compiled anew",
-    ("launch_hopper.py", "_described"): "Pallas makes its own tensor maps",
-    ("launch_hopper.py", "_cut"): "in Triton part of the launcher's constants",
+    ("launch_tiled_portable.py", "_launch"): "strides are an argument in Triton, part of the reference in Pallas",
+    (
+        "launch_tiled_portable.py",
+        "_launcher",
+    ): "torch settles a launch once, jax when it traces",
+    ("launch_tiled_portable.py", "_zeros"): "an output is described in Pallas, allocated in torch",
+    ("launch_decode_portable.py", "_launch"): "two launches hand outputs on where arrays are values",
+    ("launch_decode_portable.py", "_launchers"): "as launch_tiled_portable.py's",
+    ("launch_decode_hopper.py", "_launcher"): "as launch_tiled_portable.py's",
+    ("launch_decode_hopper.py", "_activation"): "Gluon takes Triton's functions compiled anew",
+    ("launch_decode_hopper.py", "_described"): "Pallas makes its own tensor maps",
+    ("launch_decode_hopper.py", "_cut"): "in Triton part of the launcher's constants",
     ("kernels/decode.py", "_block"): "Triton's loop over a program's blocks stands in the kernel",
     ("kernels/decode.py", "_blocks"): "Pallas' loop has a body of its own",
     ("kernels/tiled_backward.py", "_finish"): "Triton recurses over an epilogue's parts where Pallas loops",

@@ -156,7 +156,7 @@ def test_a_hopper_plan_is_trained_by_tiled_kernels(save, monkeypatch):
         found = {"y": jnp.zeros((x.shape[0], w_down.shape[1]), x.dtype)}
         return found | ({"s": hidden, "h": hidden} if taps else {})
 
-    def backward(device, dy, x, w_up, w_down, *, needs, **rest):
+    def backward(plan, device, dy, x, w_up, w_down, *, needs, **rest):
         ran.append("backward")
         return {f"d_{name}": jnp.zeros_like({"x": x, "w_up": w_up, "w_down": w_down}[name]) for name in needs}
 

@@ -10,7 +10,7 @@ from yardstick import SMALL, draw, upstream
 from parity.contract.errors import UnsupportedError
 from parity.contract.plan import LIBRARY, Plan, choose
 from parity.contract.saved import SAVES
-from torchfused import FusedMLP, explain, functional, fused_mlp, launch
+from torchfused import FusedMLP, explain, functional, fused_mlp, launch_tiled_portable
 from torchfused.device import device_of
 
 pytestmark = pytest.mark.usefixtures("poisoned")
@@ -38,13 +38,13 @@ def tapped(given, dy, **options):
 @pytest.fixture
 def launched(monkeypatch):
     """The kernels launched, by name."""
-    found, launch_one = [], launch._launch
+    found, launch_one = [], launch_tiled_portable._launch
 
     def counted(kernel, *args, **kwargs):
         found.append(getattr(kernel, "fn", kernel).__name__)
         return launch_one(kernel, *args, **kwargs)
 
-    monkeypatch.setattr(launch, "_launch", counted)
+    monkeypatch.setattr(launch_tiled_portable, "_launch", counted)
     return found
 
 

@@ -113,7 +113,7 @@ def gradients(
     )
     saved = {name: tap for name, tap in taps.items() if name != "h" or save != "preact"}
     found = dict(saved) | launch.tiled_backward(
-        device, dy, x, w_up, w_down, w_gate=w_gate, saved=saved, needs=list(named), **options, taps=True
+        chosen, device, dy, x, w_up, w_down, w_gate=w_gate, saved=saved, needs=list(named), **options, taps=True
     )
     over_rows = ("s", "u", "h", "d_s", "d_u", "d_x")
     return {n: t.view(*lead, t.shape[-1]) if n in over_rows else t for n, t in found.items()}

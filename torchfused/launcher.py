@@ -29,7 +29,7 @@ class Launcher:
 
     def __call__(self, tensors: tuple[torch.Tensor, ...], described: tuple[TensorDescriptor, ...] = ()) -> None:
         """``described`` and ``tensors``: the kernel's tensor maps and pointers, in its order, all on one device."""
-        device = tensors[0].device
+        device = (described[0].base if described else tensors[0]).device
         if device.type == "cuda" and device.index != torch.cuda.current_device():
             # Triton launches on the current device.
             with torch.cuda.device(device):
@@ -39,6 +39,7 @@ class Launcher:
         key = (
             device.index,
             *(tensor.dtype for tensor in tensors),
+            *(map.base.dtype for map in described),
             *(address % 16 for address in addresses),
         )
         compiled = self._compiled.get(key)

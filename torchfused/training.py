@@ -100,17 +100,17 @@ def _backward(
     save: str,
 ) -> list[Tensor]:
     """The gradients of the operands that ``needs`` names, in its order."""
-    names = needs.split()
-    device = device_of(x)
+    names, device, chosen = needs.split(), device_of(x), Plan.from_json(plan)
     kept = dict(zip(saved_names(save, w_gate is not None), saved, strict=True))
     if not kept:
         kept = launch.tiled_hidden(
-            Plan.from_json(plan), device, x, w_up, w_gate=w_gate, b_up=b_up, b_gate=b_gate,
+            chosen, device, x, w_up, w_gate=w_gate, b_up=b_up, b_gate=b_gate,
             activation=activation, precision=precision, taps=x.dtype,
         )  # fmt: skip
     found = launch.tiled_backward(
-        device, dy, x, w_up, w_down, w_gate=w_gate, saved=kept, needs=names, activation=activation, precision=precision
-    )
+        chosen, device, dy, x, w_up, w_down, w_gate=w_gate, saved=kept, needs=names,
+        activation=activation, precision=precision,
+    )  # fmt: skip
     return [found[f"d_{name}"] for name in names]
 
 

@@ -10,6 +10,7 @@ from enum import StrEnum
 from functools import lru_cache, partial
 
 from .errors import UnsupportedError
+from .hopper_tiles import hopper_tiles_for, unfit
 from .measured import FASTER
 from .problem import Device, Problem
 from .tiles import Tiles, decode_tiles_for, padded, stage_bytes, tiles_for
@@ -17,9 +18,11 @@ from .tiles import Tiles, decode_tiles_for, padded, stage_bytes, tiles_for
 # The most rows of a decode plan, and the most chains it keeps going at once.
 DECODE_ROWS = 64
 DECODE_CHAINS = 8
-# A hopper plan's step along a sum, and the columns of its blocks.
+# The step along a sum of decode/hopper, and the columns of its blocks.
 HOPPER_DEPTH = 256
 HOPPER_COLUMNS = 64
+# What TMA needs of each row: 16 bytes, in elements.
+HOPPER_ROW = 8
 
 
 class Strategy(StrEnum):
@@ -43,6 +46,7 @@ class Backend(StrEnum):
 # What there are kernels for, in both twins.
 SERVED = (
     (Strategy.TILED, Backend.PORTABLE),
+    (Strategy.TILED, Backend.HOPPER),
     (Strategy.DECODE, Backend.PORTABLE),
     (Strategy.DECODE, Backend.HOPPER),
 )
@@ -64,7 +68,7 @@ class Plan:
     give the same bits, whatever their strategy and the number of rows.
 
     Raises ValueError for a split below 1, tiles, splits or a backend on a ``library`` plan, which has none, or tiles on
-    a ``hopper`` plan, whose twins cut their own layouts.
+    a ``decode/hopper`` plan, whose twins cut their own layouts.
     """
 
     strategy: Strategy = Strategy.TILED
@@ -91,8 +95,10 @@ class Plan:
             raise ValueError("a library plan has no tiles and no split_k: the vendor's GEMM decides; drop them")
         if self.strategy is Strategy.LIBRARY and self.backend is not Backend.PORTABLE:
             raise ValueError(f"a library plan has no backend of ours, {self.backend} is one; drop it")
-        if self.backend is Backend.HOPPER and (self.up or self.down):
-            raise ValueError("a hopper plan has no tiles: each twin cuts its own layout of the weights; drop them")
+        if (self.strategy, self.backend) == (Strategy.DECODE, Backend.HOPPER) and (self.up or self.down):
+            raise ValueError(
+                "a decode/hopper plan has no tiles: each twin cuts its own layout of the weights; drop them"
+            )
 
     @property
     def launches(self) -> int | None:
@@ -130,7 +136,7 @@ class Plan:
         if self.strategy is Strategy.LIBRARY:
             return "library"
         text = f"{self.strategy}/{self.backend}"
-        text += f" up {self.up} down {self.down}" if self.backend is Backend.PORTABLE else ""
+        text += f" up {self.up} down {self.down}" if self.up or self.down else ""
         return text if self.split_k == (1, 1) else f"{text} split_k {self.split_k}"
 
 
@@ -167,9 +173,9 @@ def _choose(problem: Problem, device: Device, forced: Plan | None, training: boo
         limit = limitation(problem, device, forced)
         if limit:
             raise UnsupportedError(f"plan {forced.strategy}/{forced.backend} cannot run here: {limit}")
-        if training and forced.backend is Backend.HOPPER:
-            why = "forced by the caller; the hopper backend has no backward, tiled kernels of the same bits have one"
-            return Choice(plan=complete(Plan(split_k=forced.split_k), problem, device), why=why)
+        if training and forced.strategy is Strategy.DECODE and forced.backend is Backend.HOPPER:
+            why = "forced by the caller; decode/hopper has no backward, tiled/hopper of the same bits has one"
+            return Choice(plan=complete(replace(forced, strategy=Strategy.TILED), problem, device), why=why)
         return Choice(plan=complete(forced, problem, device), why="forced by the caller")
     limit = limitation(problem, device, Plan())
     if limit and device.kind == "interpreter":
@@ -209,8 +215,6 @@ def limitation(problem: Problem, device: Device, plan: Plan) -> str | None:
     """Why ``plan`` cannot run ``problem`` on ``device``, with the way out; None if it can. The one such predicate."""
     if plan.strategy is Strategy.LIBRARY:
         return None
-    if (plan.strategy, plan.backend) not in SERVED:
-        return f"there is none; there are {', '.join('/'.join(pair) for pair in SERVED)} and library"
     if plan.strategy is Strategy.DECODE:
         if problem.m > DECODE_ROWS:
             return f"decode serves at most {DECODE_ROWS} rows, these are {problem.m}; use tiled or the library plan"
@@ -264,23 +268,42 @@ def _not_for_hopper(problem: Problem, device: Device, plan: Plan) -> str | None:
         return "the hopper backend serves float16 and bfloat16, these are float32; use portable"
     if not problem.packed:
         return "the hopper backend reads packed row-major operands, one of these is strided; use portable"
+    if plan.splits != (1, 1):
+        return f"the hopper backend sums one chain, split_k is {plan.split_k}; use portable"
+    if plan.strategy is Strategy.TILED:
+        return _not_for_hopper_tiles(problem, device, plan)
     sums = problem.in_features, problem.hidden_features
     if any(size % HOPPER_DEPTH for size in sums) or problem.out_features % HOPPER_COLUMNS:
         return (
-            f"the hopper backend serves sums of multiples of {HOPPER_DEPTH} terms and multiples of {HOPPER_COLUMNS} "
-            f"out features, these are {sums[0]}, {sums[1]} and {problem.out_features}; use portable"
+            f"decode/hopper serves sums of multiples of {HOPPER_DEPTH} terms and multiples of {HOPPER_COLUMNS} out "
+            f"features, these are {sums[0]}, {sums[1]} and {problem.out_features}; use portable"
         )
-    if plan.splits != (1, 1):
-        return f"the hopper backend sums one chain, split_k is {plan.split_k}; use portable"
+    return None
+
+
+def _not_for_hopper_tiles(problem: Problem, device: Device, plan: Plan) -> str | None:
+    sizes = problem.in_features, problem.hidden_features, problem.out_features
+    if any(size % HOPPER_ROW for size in sizes):
+        return (
+            f"tiled/hopper reads and writes rows of multiples of 16 bytes, {HOPPER_ROW} features, these are "
+            f"{sizes[0]}, {sizes[1]} and {sizes[2]}; use portable"
+        )
+    for tiles, weights in ((plan.up, 1 + problem.gated), (plan.down, 1)):
+        reason = unfit(tiles, weights, device) if tiles else None
+        if reason:
+            return f"{reason}; use one that is, or leave them out"
     return None
 
 
 def complete(plan: Plan, problem: Problem, device: Device) -> Plan:
     """``plan`` with the tiles it left open."""
-    if plan.strategy is Strategy.LIBRARY or plan.backend is Backend.HOPPER:
+    if plan.strategy is Strategy.LIBRARY or (plan.strategy, plan.backend) == (Strategy.DECODE, Backend.HOPPER):
         return plan
     k, h, n = problem.in_features, problem.hidden_features, problem.out_features
     weights, (up, down) = 1 + problem.gated, plan.splits
+    if plan.backend is Backend.HOPPER:
+        of = partial(hopper_tiles_for, device, problem.m)
+        return replace(plan, up=plan.up or of(h, weights=weights), down=plan.down or of(n))
     if plan.strategy is Strategy.DECODE:
         of = partial(decode_tiles_for, device, problem.dtype, problem.precision, problem.m)
         return replace(

@@ -38,7 +38,7 @@ def decode(
     precision: str,
     taps: torch.dtype | None = None,
 ) -> dict[str, torch.Tensor]:
-    """As launch_decode.decode, for packed 16-bit operands; never hangs for the same reasons."""
+    """As launch_decode_portable.decode, for packed 16-bit operands; never hangs for the same reasons."""
     m, hidden, n = x.shape[0], w_up.shape[0], w_down.shape[0]
     out = {"h": x.new_empty(m, hidden), "y": x.new_empty(m, n)}
     if taps:

@@ -40,10 +40,10 @@ def decode(
     precision: str,
     taps: DTypeLike | None = None,
 ) -> dict[str, Array]:
-    """As launch_decode.decode, for packed 16-bit operands.
+    """As launch_decode_portable.decode, for packed 16-bit operands.
 
-    Does not hang under the condition that launch_decode.decode states. The semaphore that counts arrivals is a global
-    of the launch's own, zeroed before each launch (a memset of 1.0 us on an H100).
+    Does not hang under the condition that launch_decode_portable.decode states. The semaphore that counts arrivals is
+    a global of the launch's own, zeroed before each launch (a memset of 1.0 us on an H100).
     """
     m, hidden, n = x.shape[0], w_up.shape[1], w_down.shape[1]
     out = {"h": jax.ShapeDtypeStruct((m, hidden), x.dtype), "y": jax.ShapeDtypeStruct((m, n), x.dtype)}

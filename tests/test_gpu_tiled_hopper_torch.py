@@ -1,0 +1,100 @@
+"""What only a GPU can show of strategy tiled on Hopper: the bits of the portable kernels, and none that move."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from adapter_torch import DEVICE, operands, run
+from test_gpu_torch import same
+from yardstick import draw
+
+from parity.contract.activations import ACTIVATIONS
+from parity.contract.plan import Plan
+from parity.contract.saved import SAVES
+from parity.contract.tiles import Tiles
+from parity.gpu import find_gpu
+from torchfused import functional, fused_mlp
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.usefixtures("poisoned"),
+    pytest.mark.skipif(
+        find_gpu() is None or torch.cuda.get_device_capability() != (9, 0), reason="needs compute capability 9.0"
+    ),
+]
+
+HOPPER = Plan(strategy="tiled", backend="hopper")
+# A tile of both warpgroups' and one of each one's own, of two weights and of one.
+WIDE = Plan(strategy="tiled", backend="hopper", up=Tiles(m=128, n=128, k=64), down=Tiles(m=128, n=256, k=64))
+OWN = Plan(strategy="tiled", backend="hopper", up=Tiles(m=128, n=64, k=64), down=Tiles(m=128, n=128, k=64))
+SHAPES = [(300, 264, 520, 136), (1, 64, 64, 64), (1025, 512, 768, 640), (129, 8, 1000, 24)]
+
+
+def layer(shape, plan, *, gated=False, dtype="bfloat16"):
+    biases = "ugd" if gated else "ud"
+    drawn = draw(shape, activation="silu", gated=gated, biases=biases, dtype=dtype, plan=plan, judged=False)
+    given = operands(drawn.arrays)
+    return given.pop("x"), given | {"activation": "silu", "plan": plan}
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("gated", [False, True])
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_bits_of_portable(activation, gated, dtype):
+    biases = "ugd" if gated else "ud"
+    drawn = draw(SHAPES[0], activation=activation, gated=gated, biases=biases, dtype=dtype, plan=HOPPER)
+    found = run(drawn)
+    drawn.check(found)
+    assert same(found, run(replace(drawn, plan=Plan())))
+
+
+@pytest.mark.parametrize("gated", [False, True])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_tiles_leave_the_bits(shape, gated):
+    drawn = draw(shape, activation="gelu_tanh", gated=gated, dtype="bfloat16", plan=Plan())
+    want = run(drawn)
+    plans = [HOPPER, OWN, WIDE if gated else replace(WIDE, up=WIDE.down)]
+    assert all(same(run(replace(drawn, plan=plan)), want) for plan in plans)
+
+
+@pytest.mark.parametrize("save", SAVES[:2])
+@pytest.mark.parametrize("gated", [False, True])
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_gradients_have_the_bits_of_portable(activation, gated, save):
+    for shape in SHAPES:
+        x, given = layer(shape, HOPPER, gated=gated)
+        given["activation"] = activation
+        dy = torch.randn(shape[0], shape[3], device=DEVICE).to(x.dtype)
+        found = functional.gradients(dy, x, **given, save=save)
+        want = functional.gradients(dy, x, **given | {"plan": Plan()}, save=save)
+        assert [name for name in want if not torch.equal(found[name], want[name])] == [], shape
+
+
+def test_a_backward_from_an_upstream_that_is_not_packed():
+    x, given = layer(SHAPES[0], HOPPER)
+    leaf = x.requires_grad_()
+    found = torch.autograd.grad(fused_mlp(leaf, **given).sum(), leaf)[0]
+    want = torch.autograd.grad(fused_mlp(leaf, **given | {"plan": Plan()}).sum(), leaf)[0]
+    assert torch.equal(found, want)
+
+
+@pytest.mark.parametrize("plan", [WIDE, OWN], ids=["shared", "own"])
+def test_repeated_it_gives_the_same_bytes(plan):
+    x, given = layer((2048, 1024, 2048, 1024), plan, gated=True)
+    want = fused_mlp(x, **given | {"plan": Plan()})
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        y = fused_mlp(x, **given)
+    differs = torch.zeros((), dtype=torch.int64, device=DEVICE)
+    for _ in range(200):
+        y.fill_(float("nan"))
+        graph.replay()
+        differs += (y != want).any()
+    assert differs.item() == 0
+
+
+def test_a_row_has_the_same_bits_in_any_batch():
+    x, given = layer((8192, 512, 1024, 512), HOPPER, gated=True)
+    want = fused_mlp(x, **given)
+    for m in (1, 63, 128, 1000):
+        assert torch.equal(fused_mlp(x[5 : 5 + m].clone(), **given), want[5 : 5 + m]), m

@@ -1,0 +1,267 @@
+"""The backward of strategy ``tiled`` on Hopper: the hidden layer's gradient with its epilogue, and products."""
+
+from triton.experimental import gluon
+from triton.experimental.gluon import language as gl
+from triton.experimental.gluon.language.nvidia.hopper import mbarrier, tma
+
+from .._compat import load_tile
+from .hopper_epilogue import put, staging
+from .hopper_gemm import BK, begin, chain, fill, floors, halves, ring, tile_of, wait_turn, zeros
+
+
+@gluon.jit(do_not_specialize=["M", "N", "K"])
+def hidden_bwd_kernel(
+    dy_desc,
+    w_desc,
+    s_desc,
+    u_desc,
+    h_desc,
+    ds_desc,
+    du_desc,
+    M,
+    N,
+    K,
+    BM: gl.constexpr,
+    BN: gl.constexpr,
+    STAGES: gl.constexpr,
+    SHARED: gl.constexpr,
+    GROUP_M: gl.constexpr,
+    ACTIVATION: gl.constexpr,
+    DERIVATIVE: gl.constexpr,
+    GATED: gl.constexpr,
+    HIDDEN: gl.constexpr,
+):
+    """As the portable hidden_bwd_kernel, for 16-bit types.
+
+    dy ``[M, K]``, w ``[K, N]``; s, u, h, ds, du ``[M, N]``, all row-major. A second loader warp brings s and u, a part
+    of a tile's columns at a time, to where h and du, or ds, leave from.
+    """
+    a_tiles, b_tiles, full, free, turn = ring(dy_desc.dtype, STAGES, [BM, BK], [BK, BN], SHARED)
+    s_room, ds_room = staging(s_desc, 1), staging(ds_desc, 1)
+    u_room = staging(u_desc, 1) if GATED else s_room
+    du_room = staging(du_desc, 1) if GATED else ds_room
+    h_room = staging(h_desc, 1) if HIDDEN else ds_room
+    there = gl.allocate_shared_memory(gl.int64, [2, 1], mbarrier.MBarrierLayout())
+    taken = gl.allocate_shared_memory(gl.int64, [2, 1], mbarrier.MBarrierLayout())
+    for i in gl.static_range(2):
+        mbarrier.init(there.index(i), count=1)
+        mbarrier.init(taken.index(i), count=1)
+    gl.warp_specialize(
+        [
+            (
+                _hidden,
+                (
+                    a_tiles, b_tiles, full, free, turn, h_desc, ds_desc, du_desc, s_room, u_room, h_room, ds_room,
+                    du_room, there, taken, M, N, K, 0, SHARED, BM, BN, GROUP_M, ACTIVATION, DERIVATIVE, GATED, HIDDEN,
+                ),
+            ),
+            (
+                _hidden,
+                (
+                    a_tiles, b_tiles, full, free, turn, h_desc, ds_desc, du_desc, s_room, u_room, h_room, ds_room,
+                    du_room, there, taken, M, N, K, 1, SHARED, BM, BN, GROUP_M, ACTIVATION, DERIVATIVE, GATED, HIDDEN,
+                ),
+            ),
+            (_load, (dy_desc, w_desc, dy_desc, w_desc, a_tiles, b_tiles, full, free, M, N, K, BM, BN, GROUP_M,
+                True, False, False)),
+            (_load_saved, (s_desc, u_desc, s_room, u_room, there, taken, M, N, SHARED, BM, BN, GROUP_M, GATED)),
+        ],
+        [4, 1, 1],
+        [232, 40, 40],
+    )  # fmt: skip
+
+
+@gluon.jit
+def _load(
+    a_desc, b_desc, a2_desc, b2_desc, a_tiles, b_tiles, full, free, M, N, K,
+    BM: gl.constexpr, BN: gl.constexpr, GROUP_M: gl.constexpr,
+    A_ROWS: gl.constexpr, B_ROWS: gl.constexpr, PAIR: gl.constexpr,
+):  # fmt: skip
+    slot = 0
+    for tile in range(gl.program_id(0), gl.cdiv(M, BM) * gl.cdiv(N, BN), gl.num_programs(0)):
+        row, column = tile_of(tile, M, N, BM, BN, GROUP_M)
+        slot = fill(
+            a_desc, b_desc, b_desc, a_tiles, b_tiles, full, free, slot, row, column, K, A_ROWS, B_ROWS, False
+        )  # fmt: skip
+        if PAIR:
+            slot = fill(
+                a2_desc, b2_desc, b2_desc, a_tiles, b_tiles, full, free, slot, row, column, K, A_ROWS, B_ROWS, False
+            )  # fmt: skip
+
+
+@gluon.jit
+def _load_saved(
+    s_desc, u_desc, s_room, u_room, there, taken, M, N,
+    SHARED: gl.constexpr, BM: gl.constexpr, BN: gl.constexpr, GROUP_M: gl.constexpr, GATED: gl.constexpr,
+):  # fmt: skip
+    """Part after part of s and u for the warpgroups in the order in which they want them: rows of parts, halved as a
+    tile is by ``_finish``."""
+    ROWS: gl.constexpr = s_desc.block_type.shape[0]
+    WIDTH: gl.constexpr = s_desc.block_type.shape[1]
+    ACROSS: gl.constexpr = BN // WIDTH
+    PARTS: gl.constexpr = BM // ROWS * ACROSS // (2 if SHARED else 1)
+    turn = 0
+    for tile in range(gl.program_id(0), gl.cdiv(M, BM) * gl.cdiv(N, BN), gl.num_programs(0)):
+        row, column = tile_of(tile, M, N, BM, BN, GROUP_M)
+        for i in range(2 * PARTS if SHARED else PARTS):
+            me = i % 2 if SHARED else turn % 2
+            part = i // 2 if SHARED else i
+            before = (turn if SHARED else turn // 2) * PARTS + part
+            at_row = row + (me if SHARED else part // ACROSS) * ROWS
+            at = [at_row, column + part % ACROSS * WIDTH]
+            ready = there.index(me)
+            mbarrier.wait(taken.index(me), (before & 1) ^ 1)
+            mbarrier.expect(ready, (2 if GATED else 1) * ROWS * WIDTH * 2)
+            load_tile(s_desc, at, ready, s_room.index(me))
+            if GATED:
+                load_tile(u_desc, at, ready, u_room.index(me))
+        turn += 1
+
+
+@gluon.jit
+def _hidden(
+    a_tiles, b_tiles, full, free, turn, h_desc, ds_desc, du_desc, s_room, u_room, h_room, ds_room, du_room,
+    there, taken, M, N, K, ME: gl.constexpr, SHARED: gl.constexpr,
+    BM: gl.constexpr, BN: gl.constexpr, GROUP_M: gl.constexpr,
+    ACTIVATION: gl.constexpr, DERIVATIVE: gl.constexpr, GATED: gl.constexpr, HIDDEN: gl.constexpr,
+):  # fmt: skip
+    ROWS: gl.constexpr = BM // 2 if SHARED else BM
+    first, every, slot, between = begin(gl.cdiv(K, BK), ME, SHARED)
+    part = 0
+    tiles = 0
+    for tile in range(first, gl.cdiv(M, BM) * gl.cdiv(N, BN), every):
+        row, column = tile_of(tile, M, N, BM, BN, GROUP_M)
+        wait_turn(turn, tiles, ME, SHARED)
+        tiles += 1
+        dh = zeros(ROWS, BN)
+        dh, slot = chain(dh, a_tiles, b_tiles, full, free, turn, slot, K, ME, SHARED, True, False)
+        slot += between
+        if SHARED:
+            row += ME * ROWS
+        part = _finish(
+            dh, h_desc, ds_desc, du_desc, s_room, u_room, h_room, ds_room, du_room, there, taken, part,
+            row, column, ME, ACTIVATION, DERIVATIVE, GATED, HIDDEN,
+        )  # fmt: skip
+    tma.store_wait(0)
+
+
+@gluon.jit
+def _finish(
+    dh, h_desc, ds_desc, du_desc, s_room, u_room, h_room, ds_room, du_room, there, taken, part, row, column,
+    ME: gl.constexpr, ACTIVATION: gl.constexpr, DERIVATIVE: gl.constexpr, GATED: gl.constexpr, HIDDEN: gl.constexpr,
+):  # fmt: skip
+    """The epilogue of all parts of dh, as large as ``ds_desc`` says; so many parts have been before."""
+    ROWS: gl.constexpr = ds_desc.block_type.shape[0]
+    if dh.shape[0] > ROWS or dh.shape[1] > ds_desc.block_type.shape[1]:
+        ACROSS: gl.constexpr = dh.shape[0] == ROWS
+        first, second = halves(dh) if ACROSS else floors(dh)
+        part = _finish(
+            first, h_desc, ds_desc, du_desc, s_room, u_room, h_room, ds_room, du_room, there, taken, part, row, column,
+            ME, ACTIVATION, DERIVATIVE, GATED, HIDDEN,
+        )  # fmt: skip
+        return _finish(
+            second, h_desc, ds_desc, du_desc, s_room, u_room, h_room, ds_room, du_room, there, taken, part,
+            row + (0 if ACROSS else first.shape[0]), column + (first.shape[1] if ACROSS else 0),
+            ME, ACTIVATION, DERIVATIVE, GATED, HIDDEN,
+        )  # fmt: skip
+    else:
+        mbarrier.wait(there.index(ME), part & 1)
+        s = s_room.index(ME).load(dh.type.layout).to(gl.float32)
+        u = u_room.index(ME).load(dh.type.layout).to(gl.float32) if GATED else s
+        mbarrier.arrive(taken.index(ME), count=1)
+        tma.store_wait(0)
+        if GATED:
+            f = ACTIVATION(s)
+            put(ds_desc, ds_room, (dh * u) * DERIVATIVE(s), row, column, ME)
+            put(du_desc, du_room, dh * f, row, column, ME)
+            if HIDDEN:
+                put(h_desc, h_room, f * u, row, column, ME)
+        else:
+            put(ds_desc, ds_room, dh * DERIVATIVE(s), row, column, ME)
+            if HIDDEN:
+                put(h_desc, h_room, ACTIVATION(s), row, column, ME)
+        return part + 1
+
+
+@gluon.jit(do_not_specialize=["M", "N", "K"])
+def product_bwd_kernel(
+    a_desc,
+    b_desc,
+    a2_desc,
+    b2_desc,
+    y_desc,
+    M,
+    N,
+    K,
+    BM: gl.constexpr,
+    BN: gl.constexpr,
+    STAGES: gl.constexpr,
+    SHARED: gl.constexpr,
+    GROUP_M: gl.constexpr,
+    A_ROWS: gl.constexpr,
+    B_ROWS: gl.constexpr,
+    PAIR: gl.constexpr,
+):
+    """As the portable product_bwd_kernel, for 16-bit types.
+
+    a, a2 ``[M, K]`` where A_ROWS, else ``[K, M]``; b, b2 ``[N, K]`` where B_ROWS, else ``[K, N]``; y ``[M, N]``, all
+    row-major.
+    """
+    a_tiles, b_tiles, full, free, turn = ring(
+        a_desc.dtype, STAGES, [BM, BK] if A_ROWS else [BK, BM], [BN, BK] if B_ROWS else [BK, BN], SHARED
+    )
+    y_room = staging(y_desc, 2)
+    gl.warp_specialize(
+        [
+            (_product, (a_tiles, b_tiles, full, free, turn, y_desc, y_room, M, N, K, 0, SHARED, BM, BN, GROUP_M,
+                A_ROWS, B_ROWS, PAIR)),
+            (_product, (a_tiles, b_tiles, full, free, turn, y_desc, y_room, M, N, K, 1, SHARED, BM, BN, GROUP_M,
+                A_ROWS, B_ROWS, PAIR)),
+            (_load, (a_desc, b_desc, a2_desc, b2_desc, a_tiles, b_tiles, full, free, M, N, K, BM, BN, GROUP_M,
+                A_ROWS, B_ROWS, PAIR)),
+        ],
+        [4, 1],
+        [232, 40],
+    )  # fmt: skip
+
+
+@gluon.jit
+def _product(
+    a_tiles, b_tiles, full, free, turn, y_desc, y_room, M, N, K,
+    ME: gl.constexpr, SHARED: gl.constexpr, BM: gl.constexpr, BN: gl.constexpr, GROUP_M: gl.constexpr,
+    A_ROWS: gl.constexpr, B_ROWS: gl.constexpr, PAIR: gl.constexpr,
+):  # fmt: skip
+    ROWS: gl.constexpr = BM // 2 if SHARED else BM
+    first, every, slot, between = begin(gl.cdiv(K, BK) * (2 if PAIR else 1), ME, SHARED)
+    tiles = 0
+    for tile in range(first, gl.cdiv(M, BM) * gl.cdiv(N, BN), every):
+        row, column = tile_of(tile, M, N, BM, BN, GROUP_M)
+        wait_turn(turn, tiles, ME, SHARED)
+        tiles += 1
+        acc = zeros(ROWS, BN)
+        acc, slot = chain(acc, a_tiles, b_tiles, full, free, turn, slot, K, ME, SHARED, A_ROWS, B_ROWS, not PAIR)
+        if PAIR:
+            acc, slot = chain(acc, a_tiles, b_tiles, full, free, turn, slot, K, ME, SHARED, A_ROWS, B_ROWS)
+        slot += between
+        if SHARED:
+            row += ME * ROWS
+        _write(acc, y_desc, y_room, row, column, ME, 0)
+    tma.store_wait(0)
+
+
+@gluon.jit
+def _write(y, y_desc, y_room, row, column, ME: gl.constexpr, PART: gl.constexpr):
+    """All parts of y, as large as ``y_desc`` says, from the PART-th on."""
+    ROWS: gl.constexpr = y_desc.block_type.shape[0]
+    COLUMNS: gl.constexpr = y_desc.block_type.shape[1]
+    if y.shape[0] > ROWS or y.shape[1] > COLUMNS:
+        ACROSS: gl.constexpr = y.shape[0] == ROWS
+        first, second = halves(y) if ACROSS else floors(y)
+        PARTS: gl.constexpr = first.shape[0] * first.shape[1] // (ROWS * COLUMNS)
+        _write(first, y_desc, y_room, row, column, ME, PART)
+        row += 0 if ACROSS else first.shape[0]
+        _write(second, y_desc, y_room, row, column + (first.shape[1] if ACROSS else 0), ME, PART + PARTS)
+    else:
+        BUFFERS: gl.constexpr = y_room.shape[0] // 2
+        tma.store_wait(BUFFERS - 1)
+        put(y_desc, y_room, y, row, column, ME * BUFFERS + PART % BUFFERS)

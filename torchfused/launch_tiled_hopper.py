@@ -1,0 +1,202 @@
+"""Strategy ``tiled``, backend ``hopper``: the three launches, each of programs that stay and walk over tiles."""
+
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+import torch
+from triton.experimental import gluon
+from triton.experimental.gluon import language as gl
+from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
+
+from parity.contract.hopper_tiles import DEPTH, GROUP_M, PART, hopper_tiles_for, shared, slots
+from parity.contract.plan import Gemm
+from parity.contract.problem import Device
+from parity.contract.tiles import Tiles
+
+from .activations import ACTIVATIONS, DERIVATIVES
+from .kernels.hopper_tiled import linear_fwd_kernel
+from .kernels.hopper_tiled_backward import hidden_bwd_kernel, product_bwd_kernel
+from .launcher import Launcher
+
+
+def linear(
+    gemm: Gemm,
+    device: Device,
+    x: torch.Tensor,
+    w: torch.Tensor,
+    b: torch.Tensor | None,
+    *,
+    gate: torch.Tensor | None = None,
+    b_gate: torch.Tensor | None = None,
+    activation: str,
+    precision: str,
+    taps: torch.dtype | None = None,
+) -> dict[str, torch.Tensor]:
+    m, k = x.shape
+    n = w.shape[0]
+    out = {"y": x.new_empty(m, n)}
+    if taps:
+        for name in ("s",) if gate is None else ("s", "u"):
+            out[name] = x.new_empty(m, n, dtype=taps)
+    if m == 0:
+        return out
+    tiles, weights = gemm.tiles, 1 if gate is None else 2
+    # An absent operand is never touched: w and y stand in.
+    _launch(
+        linear_fwd_kernel,
+        device,
+        tiles,
+        weights,
+        # Two parts of y under way at a time; with taps, there is room for one of each.
+        sum(t.itemsize for t in out.values()) * (1 if taps else 2),
+        (w if b is None else b, w if b_gate is None else b_gate),
+        (
+            (x, tiles.m, DEPTH),
+            (w, tiles.n, DEPTH),
+            (w if gate is None else gate, tiles.n, DEPTH),
+            *((out.get(name, out["y"]), *PART) for name in ("y", "s", "u")),
+        ),
+        (m, n, k),
+        ACTIVATION=ACTIVATIONS[activation],
+        GATED=gate is not None,
+        BIAS=b is not None,
+        BIAS_GATE=b_gate is not None,
+        TAPS=taps is not None,
+    )
+    return out
+
+
+def hidden_bwd(
+    device: Device,
+    dy: torch.Tensor,
+    w: torch.Tensor,
+    saved: Mapping[str, torch.Tensor],
+    *,
+    activation: str,
+    precision: str,
+) -> dict[str, torch.Tensor]:
+    m, k = dy.shape
+    s = saved["s"]
+    n = s.shape[1]
+    gated, hidden = "u" in saved, "h" not in saved
+    out = {name: torch.empty_like(s) for name in ("d_s", *("d_u",) * gated, *("h",) * hidden)}
+    if m == 0:
+        return out
+    tiles = hopper_tiles_for(device, m, n)
+    _launch(
+        hidden_bwd_kernel,
+        device,
+        tiles,
+        1,
+        sum(t.itemsize for t in (s, *out.values(), *(s,) * gated)),
+        (),
+        (
+            (_packed(dy), tiles.m, DEPTH),
+            (w, DEPTH, tiles.n),
+            *((t, *PART) for t in (s, saved.get("u", s))),
+            *((out.get(name, s), *PART) for name in ("h", "d_s", "d_u")),
+        ),
+        (m, n, k),
+        ACTIVATION=ACTIVATIONS[activation],
+        DERIVATIVE=DERIVATIVES[activation],
+        GATED=gated,
+        HIDDEN=hidden,
+    )
+    return out
+
+
+def product(
+    device: Device,
+    precision: str,
+    a: torch.Tensor,
+    b: torch.Tensor,
+    a2: torch.Tensor | None = None,
+    b2: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """``a b``, or ``a b + a2 b2``, in a's type."""
+    m, k = a.shape
+    n = b.shape[1]
+    y = b.new_empty(m, n)
+    if m == 0 or k == 0:
+        return y.zero_()
+    tiles = hopper_tiles_for(device, m, n)
+    a_rows, b_rows = (t.stride(1) == 1 or t.stride(0) != 1 for t in (a, b.t()))
+    lain = _lain(a, a_rows, tiles.m), _lain(b.t(), b_rows, tiles.n)
+    more = lain if a2 is None or b2 is None else (_lain(a2, a_rows, tiles.m), _lain(b2.t(), b_rows, tiles.n))
+    _launch(
+        product_bwd_kernel,
+        device,
+        tiles,
+        1,
+        2 * y.itemsize,
+        (),
+        (*lain, *more, (y, *PART)),
+        (m, n, k),
+        A_ROWS=a_rows,
+        B_ROWS=b_rows,
+        PAIR=more is not lain,
+    )
+    return y
+
+
+def _lain(t: torch.Tensor, rows: bool, size: int) -> tuple[torch.Tensor, int, int]:
+    """``t`` ``[rows, K]`` as it lies in memory, rows first or K first, and the block of so many rows of it."""
+    return (_packed(t), size, DEPTH) if rows else (_packed(t.t()), DEPTH, size)
+
+
+def _packed(t: torch.Tensor) -> torch.Tensor:
+    """``t``, or a copy that TMA can read: an upstream gradient may be anything."""
+    return t if t.is_contiguous() and t.data_ptr() % 16 == 0 else t.clone(memory_format=torch.contiguous_format)
+
+
+def _launch(
+    kernel: Any,
+    device: Device,
+    tiles: Tiles,
+    weights: int,
+    staged: int,
+    pointers: tuple[torch.Tensor, ...],
+    described: tuple[tuple[torch.Tensor, int, int], ...],
+    sizes: tuple[int, int, int],
+    **constants: Any,
+) -> None:
+    launch = _launcher(kernel, device, tiles, weights, staged, sizes, tuple(constants.items()))
+    launch(pointers, tuple(_described(*d) for d in described))
+
+
+@lru_cache(maxsize=4096)
+def _launcher(
+    kernel: Any,
+    device: Device,
+    tiles: Tiles,
+    weights: int,
+    staged: int,
+    sizes: tuple[int, int, int],
+    constants: tuple[tuple[str, Any], ...],
+) -> Launcher:
+    m, n, _ = sizes
+    given: dict[str, Any] = {
+        "BM": tiles.m,
+        "BN": tiles.n,
+        "STAGES": slots(tiles, weights, staged, device),
+        "SHARED": shared(tiles, weights),
+        "GROUP_M": GROUP_M,
+    }
+    given |= {name: value if isinstance(value, bool) else _gluon(value) for name, value in constants}
+    programs = min(device.sm_count, -(m // -tiles.m) * -(n // -tiles.n))
+    return Launcher(kernel, programs, sizes, given, {"num_warps": 4, "enable_fp_fusion": False})
+
+
+@lru_cache(maxsize=64)
+def _gluon(f: Any) -> Any:
+    return gluon.jit(f.fn)
+
+
+@lru_cache(maxsize=64)
+def _layout(bits: int, columns: int) -> gl.NVMMASharedLayout:
+    return gl.NVMMASharedLayout(swizzle_byte_width=min(128, columns * bits // 8), element_bitwidth=bits, rank=2)
+
+
+def _described(t: torch.Tensor, rows: int, columns: int) -> TensorDescriptor:
+    return TensorDescriptor.from_tensor(t, [rows, columns], _layout(8 * t.itemsize, columns))
