@@ -184,6 +184,25 @@ def tokens(
     raise typer.Exit(int(not found["passed"]))
 
 
+@app.command()
+def report(
+    out: Annotated[Path, typer.Option(help="Where to write the page.")],
+    folder: Annotated[Path, typer.Option(help="Where the commands wrote their JSON (and PNG).")] = Path("out"),
+) -> None:
+    """Makes one page that needs nothing else of whatever JSON a folder has; exit code 1 where some of it is red."""
+    from .page import collect, headlines, page
+
+    _check_writable(out)
+    try:
+        content = collect(folder)
+    except FileNotFoundError as error:
+        raise typer.BadParameter(str(error)) from None
+    write_atomically(out, page(content))
+    for headline in headlines(content):
+        typer.echo(f"{'ok ' if headline.good else 'RED'} {headline.name}: {headline.text}")
+    raise typer.Exit(int(not all(headline.good for headline in headlines(content))))
+
+
 def _one(name: str) -> list[Case]:
     found = _named([name])
     if len(found) > 1:

@@ -60,10 +60,11 @@ def cases(device: str) -> list[Case]:
         plain, gated = (4096, 4096, 4096), (4096, 14336, 4096)
         return [
             build("gelu_tanh", (1, *plain), "bf16", biases="ud"),
-            build("gelu_tanh", (1, *plain), "bf16", biases="ud", plan="hopper"),
+            build("gelu_tanh", (1, *plain), "bf16", biases="ud", plan="decode-hopper"),
             build("gelu_tanh", (64, *plain), "bf16", biases="ud"),
+            build("gelu_tanh", (64, *plain), "bf16", biases="ud", plan="tiled-hopper"),
             build("silu", (1, *gated), "bf16", gated=True),
-            build("silu", (1, *gated), "bf16", gated=True, plan="hopper"),
+            build("silu", (1, *gated), "bf16", gated=True, plan="decode-hopper"),
             build("silu", (16, *gated), "bf16", gated=True),
         ]
     return [build("gelu_tanh", (8, 32, 64, 32), biases="ud")]
