@@ -155,7 +155,7 @@ def _evaluate(x, w_up, w_down, w_gate, b_up, b_gate, b_down, activation, precisi
             chosen, trained = (replace(p, up=None, down=None) for p in (chosen, trained))
         else:
             # Tiles left open stay open, for the same reason; a plan without a backward is trained by another.
-            trained = plan if trained.backend is plan.backend else replace(trained, up=None, down=None)
+            trained = plan if trained.strategy is plan.strategy else replace(trained, up=None, down=None)
             chosen = plan
         out = {"y": training.mlp(problem, chosen, trained, device, rows, w_up, w_down, **named, **options, save=save)}
     return {name: value.reshape(*x.shape[:-1], value.shape[-1]) for name, value in out.items()}

@@ -12,16 +12,20 @@ from jax.typing import DTypeLike
 from parity.contract.plan import Backend, Plan, Strategy
 from parity.contract.problem import Device
 
-from . import launch_decode_hopper, launch_decode_portable, launch_tiled_portable
+from . import launch_decode_hopper, launch_decode_portable, launch_tiled_hopper, launch_tiled_portable
 
 # The three launches that a tiled MLP and its gradients are made of, by backend.
-_TILED: dict[Backend, ModuleType] = {Backend.PORTABLE: launch_tiled_portable}
+_TILED: dict[Backend, ModuleType] = {
+    Backend.PORTABLE: launch_tiled_portable,
+    Backend.HOPPER: launch_tiled_hopper,
+}
 
 
 def forward(plan: Plan, *operands: Any, **options: Any) -> dict[str, Array]:
     """The forward pass by the plan's strategy and backend; arguments and result as ``tiled`` says."""
     launch = {
         (Strategy.TILED, Backend.PORTABLE): tiled,
+        (Strategy.TILED, Backend.HOPPER): tiled,
         (Strategy.DECODE, Backend.PORTABLE): launch_decode_portable.decode,
         (Strategy.DECODE, Backend.HOPPER): launch_decode_hopper.decode,
     }

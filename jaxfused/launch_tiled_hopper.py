@@ -10,19 +10,15 @@ from jax import numpy as jnp
 from jax.experimental.pallas import mosaic_gpu as plgpu
 from jax.typing import DTypeLike
 
+from parity.contract.hopper_tiles import DEPTH, GROUP_M, hopper_tiles_for, shared, slots
 from parity.contract.plan import Gemm
 from parity.contract.problem import Device
-from parity.contract.schedule import GROUP_M
-from parity.contract.tiles import BUSY, Tiles
+from parity.contract.tiles import Tiles
 
 from .activations import ACTIVATIONS, DERIVATIVES
-from .kernels.hopper_epilogue import PART
-from .kernels.hopper_gemm import BLOCKS, DEPTH, MULTIPLIERS, WARPGROUPS
+from .kernels.hopper_gemm import BLOCKS, WARPGROUPS
 from .kernels.hopper_tiled import linear_fwd_kernel
 from .kernels.hopper_tiled_backward import hidden_bwd_kernel, product_bwd_kernel
-
-# Shared memory for barriers and what the compiler keeps; the most slots of a ring that are of any use.
-_KEPT, _STAGES = 2048, 6
 
 
 def linear(
@@ -77,7 +73,7 @@ def hidden_bwd(
     return _launch(
         hidden_bwd_kernel,
         device,
-        tiles_for(device, m, n),
+        hopper_tiles_for(device, m, n),
         1,
         {"dy": dy, "w": w, "s": s, "u": saved.get("u")},
         ("h", "d_s", "d_u"),
@@ -108,7 +104,7 @@ def product(
     return _launch(
         product_bwd_kernel,
         device,
-        tiles_for(device, m, n),
+        hopper_tiles_for(device, m, n),
         1,
         {"a": left(a), "b": right(b), "a2": left(a2), "b2": right(b2)},
         ("y",),
@@ -116,13 +112,6 @@ def product(
         (m, n),
         transposed=transposed,
     )["y"]
-
-
-def tiles_for(device: Device, rows: int, outer: int) -> Tiles:
-    """Wide tiles, unless they leave more than a quarter of the processors without one."""
-    wide = Tiles(m=128, n=256, k=DEPTH)
-    tiles = -(rows // -wide.m) * -(outer // -wide.n)
-    return wide if tiles >= BUSY * device.sm_count else Tiles(m=128, n=128, k=DEPTH)
 
 
 def _launch(
@@ -142,10 +131,17 @@ def _launch(
         return {name: jnp.zeros(shape.shape, shape.dtype) for name, shape in out.items()}
     present = {name: operand for name, operand in operands.items() if operand is not None}
     names = [*present, *out]
+    # BLOCKS of 128 bytes a row for each type that goes out, and s and u, that come in.
     kinds = {jnp.dtype(shape.dtype) for shape in out.values()}
+    staged = BLOCKS * 2 * len(kinds) + sum(present[name].dtype.itemsize for name in ("s", "u") if name in present)
     body = partial(
-        kernel, tiles=tiles, stages=_stages(device, tiles, weights, len(kinds)), group_m=GROUP_M, **constants
-    )  # fmt: skip
+        kernel,
+        tiles=tiles,
+        shared=shared(tiles, weights),
+        stages=slots(tiles, weights, staged, device),
+        group_m=GROUP_M,
+        **constants,
+    )
 
     def launched(*refs):
         given = dict(zip(names, refs, strict=True))
@@ -164,11 +160,6 @@ def _launch(
         ),
     )(*present.values())
     return dict(zip(out, results, strict=True))
-
-
-def _stages(device: Device, tiles: Tiles, weights: int, kinds: int) -> int:
-    room = device.smem_bytes - _KEPT - kinds * MULTIPLIERS * BLOCKS * PART * 128
-    return min(_STAGES, room // ((tiles.m + weights * tiles.n) * DEPTH * 2))
 
 
 def _whole(operand: Array | None) -> Array | None:

@@ -1,7 +1,10 @@
-"""Compiles the Gluon kernels for compute capability 9.0 without a GPU, as launch_decode_hopper.py launches them:
+"""Compiles the Gluon kernels for compute capability 9.0 without a GPU, as the launch rooms launch them:
 ``compile_gluon.py`` prints one JSON object a launch. A process of its own: it takes the place of Triton's driver."""
 
 import json
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
 
 import torch
 import triton
@@ -10,14 +13,19 @@ from triton.backends.compiler import GPUTarget
 from triton.backends.driver import DriverBase
 
 from parity.contract.activations import ACTIVATIONS
-from parity.contract.plan import Plan
-from parity.contract.problem import Device, smem_of
-from torchfused import launch_decode_hopper
+from parity.contract.plan import Plan, choose
+from parity.contract.problem import Device, Problem, smem_of
+from parity.contract.request import NAMES
+from parity.contract.tiles import Tiles
+from torchfused import launch, launch_decode_hopper, launch_tiled_hopper
 
 H200 = Device(kind="gpu", name="NVIDIA H200", sm_count=132, smem_bytes=smem_of((9, 0)), capability=(9, 0))
 INSTRUCTIONS = ("wgmma.mma_async", "fma.rn.f32", "div.rn.f32", "ex2.approx", "cp.async.bulk.tensor")
 # The hand-over: one arrival, acquired, and two fences between ordinary accesses and TMA's.
 INSTRUCTIONS += ("atom.global.gpu.acq_rel.add", "ld.acquire.gpu", "fence.proxy.async.global")
+
+
+ROOMS = (launch_decode_hopper, launch_tiled_hopper)
 
 
 class Driver(DriverBase):
@@ -51,41 +59,72 @@ class Driver(DriverBase):
 class Compiled:
     """Stands for the kernel: a launch compiles it and says what came out."""
 
-    def __init__(self, kernel, found: dict) -> None:
+    def __init__(self, kernel, found: list[dict]) -> None:
         self.kernel, self.found = kernel, found
 
     def __getitem__(self, grid):
         def launched(*args, **options):
             done = self.kernel.warmup(*args, grid=grid, **options)
             ptx = done.asm["ptx"]
-            self.found |= {"shared": done.metadata.shared, "programs": grid[0], **usage(done.asm["cubin"])}
-            self.found |= {name: ptx.count(name) for name in INSTRUCTIONS}
+            told = {"kernel": self.kernel.fn.__name__, "limit": H200.smem_bytes, "programs": grid[0]}
+            told |= {"shared": done.metadata.shared, **usage(done.asm["cubin"])}
+            self.found.append(told | {name: ptx.count(name) for name in INSTRUCTIONS})
 
         return launched
 
 
-def compiled(m: int, k: int, h: int, n: int, *, activation: str, gated: bool, dtype: str, taps: bool) -> dict:
-    def held(*shape: int) -> torch.Tensor:
-        return torch.empty(shape, dtype=getattr(torch, dtype))
+def held(*shape: int, dtype: torch.dtype) -> torch.Tensor:
+    return torch.empty(shape, dtype=dtype)
 
-    found = {"m": m, "activation": activation, "gated": gated, "dtype": dtype, "limit": H200.smem_bytes}
-    kernel = launch_decode_hopper.decode_fwd_kernel
-    launch_decode_hopper.decode_fwd_kernel = Compiled(kernel, found)
-    launch_decode_hopper.decode(
-        Plan(strategy="decode", backend="hopper"), H200, held(m, k), held(h, k), held(n, h),
-        w_gate=held(h, k) if gated else None, b_up=held(h), b_gate=held(h) if gated else None, b_down=held(n),
-        activation=activation, precision="ieee", taps=torch.float32 if taps else None,
-    )  # fmt: skip
-    launch_decode_hopper.decode_fwd_kernel = kernel
-    return found
+
+def compiled(problem: Problem, plan: Plan, *, taps: bool = False, train: bool = False) -> list[dict]:
+    """The launches of one MLP, forward and, to ``train``, of its gradients."""
+    dtype = getattr(torch, problem.dtype)
+    m, k, h, n = problem.m, problem.in_features, problem.hidden_features, problem.out_features
+    of = partial(held, dtype=dtype)
+    x, w_up, w_down, w_gate = of(m, k), of(h, k), of(n, h), of(h, k) if problem.gated else None
+    options = {"activation": problem.activation, "precision": "ieee"}
+    biases = {"b_up": of(h), "b_gate": of(h) if problem.gated else None, "b_down": of(n)}
+    found: list[dict] = []
+    rooms = [(room, name) for room in ROOMS for name in vars(room) if name.endswith("_kernel")]
+    kernels = [getattr(room, name) for room, name in rooms]
+    for (room, name), kernel in zip(rooms, kernels, strict=True):
+        setattr(room, name, Compiled(kernel, found))
+    plan = choose(problem, H200, plan).plan
+    tapped = dtype if train else torch.float32 if taps else None
+    stages = launch.forward(plan, H200, x, w_up, w_down, w_gate=w_gate, **biases, **options, taps=tapped)
+    if train:
+        for kept in (("s", "u"), ("s", "u", "h")):
+            saved = {name: stages[name] for name in kept if name in stages}
+            launch.tiled_backward(
+                plan, H200, of(m, n), x, w_up, w_down, w_gate=w_gate, saved=saved, needs=NAMES[:4], **options
+            )  # fmt: skip
+    for (room, name), kernel in zip(rooms, kernels, strict=True):
+        setattr(room, name, kernel)
+    told = {"activation": problem.activation, "gated": problem.gated, "plan": str(plan)}
+    return [told | case for case in found]
+
+
+def cases() -> Iterator[tuple[Problem, Plan, dict]]:
+    decode, tiled = (Plan(strategy=name, backend="hopper") for name in ("decode", "tiled"))
+    sizes = {"in_features": 512, "hidden_features": 768, "out_features": 320}
+    few = [(m, "silu", gated, "bfloat16") for m in (1, 16, 17, 64) for gated in (False, True)]
+    few += [(8, name, True, "float16") for name in ACTIVATIONS]
+    for i, (m, activation, gated, dtype) in enumerate(few):
+        problem = Problem(m=m, **sizes, activation=activation, gated=gated, dtype=dtype)
+        yield problem, decode, {"taps": bool(i % 2)}
+    wide = {"in_features": 4096, "hidden_features": 8192, "out_features": 4096}
+    for i, activation in enumerate(ACTIVATIONS):
+        problem = Problem(m=4096, **wide, activation=activation, gated=bool(i % 2), dtype="bfloat16")
+        yield problem, tiled, {"train": True}
+    own = replace(tiled, up=Tiles(m=128, n=64, k=64), down=Tiles(m=128, n=128, k=64))
+    for gated in (False, True):
+        yield Problem(m=300, **sizes, activation="silu", gated=gated, dtype="float16"), own, {}
 
 
 if __name__ == "__main__":
     triton.runtime.driver.set_active(Driver())
     launch_decode_hopper.arrivals_of = lambda device: torch.zeros(1, dtype=torch.int32)
-    sizes = {"k": 512, "h": 768, "n": 320}
-    cases = [(m, "silu", gated, "bfloat16") for m in (1, 16, 17, 64) for gated in (False, True)]
-    cases += [(8, name, True, "float16") for name in ACTIVATIONS]
-    for i, (m, activation, gated, dtype) in enumerate(cases):
-        done = compiled(m, **sizes, activation=activation, gated=gated, dtype=dtype, taps=bool(i % 2))
-        print(json.dumps(done), flush=True)
+    for problem, plan, options in cases():
+        for done in compiled(problem, plan, **options):
+            print(json.dumps(done), flush=True)

@@ -10,6 +10,10 @@ from parity.contract.activations import ACTIVATIONS
 
 SMOOTH = {"gelu", "gelu_tanh", "quick_gelu", "silu", "sigmoid", "tanh"}
 
+# Bytes of a thread that spill at most, beside 128 sums: of the derivatives of sigmoid and tanh, a few of others.
+SPILLS = {"hidden_bwd_kernel": 152, "linear_fwd_kernel": 32}
+KERNELS = {"decode_fwd_kernel", "linear_fwd_kernel", "hidden_bwd_kernel", "product_bwd_kernel"}
+
 
 def test_every_launch_compiles():
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
@@ -18,17 +22,20 @@ def test_every_launch_compiles():
     assert done.returncode == 0, done.stderr[-3000:]
     found = [json.loads(line) for line in done.stdout.splitlines()]
     assert {case["activation"] for case in found} == set(ACTIVATIONS)
+    assert {case["kernel"] for case in found} == KERNELS
     for case in found:
-        assert case["spilled"] == 0, case
+        assert case["spilled"] <= SPILLS.get(case["kernel"], 0), case
         assert case["shared"] <= case["limit"], case
-        assert case["programs"] == 12, case
         # The tensor cores multiply, the bulk copy engine reads; the epilogue is not contracted.
         assert case["wgmma.mma_async"] > 0, case
         assert case["cp.async.bulk.tensor"] > 0, case
-        assert (case["atom.global.gpu.acq_rel.add"], case["ld.acquire.gpu"], case["fence.proxy.async.global"]) == (
-            1,
-            1,
-            2,
-        )
         assert case["fma.rn.f32"] == case["div.rn.f32"] == 0, case
-        assert (case["ex2.approx"] > 0) == (case["activation"] in SMOOTH), case
+        handed = [case[name] for name in ("atom.global.gpu.acq_rel.add", "ld.acquire.gpu", "fence.proxy.async.global")]
+        if case["kernel"] == "decode_fwd_kernel":
+            assert (case["programs"], handed) == (12, [1, 1, 2]), case
+        else:
+            assert handed == [0, 0, 0], case
+        if case["kernel"] in ("decode_fwd_kernel", "hidden_bwd_kernel"):
+            assert (case["ex2.approx"] > 0) == (case["activation"] in SMOOTH), case
+        elif case["kernel"] == "product_bwd_kernel":
+            assert case["ex2.approx"] == 0, case

@@ -18,7 +18,7 @@ from parity.contract.plan import LIBRARY, Gemm, Plan
 from parity.contract.problem import Device
 from parity.contract.schedule import schedule
 from parity.contract.tiles import Tiles, stage_bytes
-from torchfused import functional, launch, launch_decode_hopper, launch_tiled_portable, reference
+from torchfused import functional, launch, launch_decode_hopper, launch_tiled_portable, reference, settled
 from torchfused.functional import explain, fused_mlp, stages
 
 pytestmark = pytest.mark.usefixtures("poisoned")
@@ -275,6 +275,7 @@ def test_explain_tells_what_runs(monkeypatch):
     ran = []
     forward = launch.forward
     monkeypatch.setattr(launch, "forward", lambda plan, *args, **kw: ran.append(plan) or forward(plan, *args, **kw))
+    settled.forget()
     with torch.no_grad():
         told = explain(**given, activation="silu", plan=PLANS["split2"])
         fused_mlp(**given, activation="silu", plan=PLANS["split2"])

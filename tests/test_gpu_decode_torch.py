@@ -11,7 +11,7 @@ from yardstick import draw
 from parity.contract.activations import ACTIVATIONS
 from parity.contract.plan import Plan
 from parity.gpu import find_gpu
-from torchfused import functional, fused_mlp
+from torchfused import functional, fused_mlp, settled
 
 pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("poisoned")]
 
@@ -107,8 +107,10 @@ def test_any_number_of_processors(layer, processors, monkeypatch):
     found = functional.device_of(x)
     monkeypatch.setattr(functional, "device_of", lambda _: replace(found, sm_count=min(processors, found.sm_count)))
     functional._decided.cache_clear()
+    settled.forget()
     assert torch.equal(fused_mlp(x[:1], **given), want[0])
     functional._decided.cache_clear()
+    settled.forget()
 
 
 @pytest.mark.filterwarnings("ignore:Warning. Profiler clears events:UserWarning")

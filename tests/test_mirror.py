@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 # What each framework says in its own way, and nothing else. (file, name) -> why.
 ONLY_JAX_FILES = {"linen.py"}
 # jax keeps no state between calls, launches through XLA, and has no version that differs in what is used.
-ONLY_TORCH_FILES = {"_compat.py", "arrivals.py", "launcher.py"}
+ONLY_TORCH_FILES = {"_compat.py", "arrivals.py", "launcher.py", "settled.py"}
 ONLY_HERE = {
     ("device.py", "interpreted"): "Triton keeps this switch itself",
     ("module.py", "promote"): "Flax separates what is stored from what is computed in",

@@ -15,6 +15,7 @@ from yardstick import SMALL, draw, upstream
 from jaxfused import FusedMLP, functional, fused_mlp, launch, reference
 from jaxfused import linen as fused_linen
 from parity.contract.errors import UnsupportedError
+from parity.contract.hopper_tiles import DEPTH
 from parity.contract.plan import LIBRARY, Plan
 from parity.contract.problem import Device
 from parity.contract.saved import SAVES
@@ -145,22 +146,23 @@ def test_a_decode_plan_trains(save):
 
 
 @pytest.mark.parametrize("save", SAVES)
-def test_a_hopper_plan_is_trained_by_tiled_kernels(save, monkeypatch):
+def test_a_decode_plan_of_hopper_is_trained_by_tiled_kernels_of_hopper(save, monkeypatch):
     gpu = Device(kind="gpu", name="NVIDIA H200", sm_count=132, smem_bytes=232448, capability=(9, 0), library="xla")
     monkeypatch.setattr(functional, "device_of", lambda x: gpu)
     ran = []
 
     def forward(plan, device, x, w_up, w_down, *, taps=None, **rest):
-        ran.append(str(plan.strategy))
+        ran.append(f"{plan.strategy}/{plan.backend}")
         hidden = jnp.zeros((x.shape[0], w_up.shape[1]), x.dtype)
         found = {"y": jnp.zeros((x.shape[0], w_down.shape[1]), x.dtype)}
         return found | ({"s": hidden, "h": hidden} if taps else {})
 
     def backward(plan, device, dy, x, w_up, w_down, *, needs, **rest):
-        ran.append("backward")
+        ran.append(f"{plan.strategy}/{plan.backend} backward")
         return {f"d_{name}": jnp.zeros_like({"x": x, "w_up": w_up, "w_down": w_down}[name]) for name in needs}
 
     def hidden_again(plan, device, x, w_up, **options):
+        assert plan.gemms()[0].tiles.k == DEPTH
         return {"s": jnp.zeros((x.shape[0], w_up.shape[1]), x.dtype)}
 
     monkeypatch.setattr(launch, "forward", forward)
@@ -173,11 +175,10 @@ def test_a_hopper_plan_is_trained_by_tiled_kernels(save, monkeypatch):
         return fused_mlp(x, w_up, w_down, plan=plan, save=save).sum()
 
     loss(x)
-    assert ran == ["decode"]
+    assert ran == ["decode/hopper"]
     ran.clear()
     jax.grad(loss)(x)
-    assert ran[0] == "tiled"
-    assert "decode" not in ran
+    assert ran == ["tiled/hopper", "tiled/hopper backward"]
 
 
 def test_vmap_of_grad_and_batched_weights():

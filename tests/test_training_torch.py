@@ -5,6 +5,8 @@ from itertools import product
 import pytest
 import torch
 from adapter_torch import DEVICE, gradients, operands, to_torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.proxy_tensor import make_fx
 from yardstick import SMALL, draw, upstream
 
 from parity.contract.errors import UnsupportedError
@@ -227,3 +229,30 @@ def test_gradients_are_those_of_differences():
 def test_a_decode_plan_trains(save):
     drawn = draw((12, 21, 34, 13), activation="silu", gated=True, biases="ugd", plan=Plan(strategy="decode", split_k=2))
     drawn.check_gradients(gradients(drawn, save), save)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_lazily_negated_operand_is_negated(name):
+    given, _ = sound([])
+    options = {"activation": "silu", "plan": PLAN}
+    assert torch.equal(
+        fused_mlp(**given | {name: torch._neg_view(-given[name])}, **options), fused_mlp(**given, **options)
+    )
+
+
+def test_the_operator_stands_for_the_launches_where_they_are_watched():
+    given, _ = sound([])
+    x = given.pop("x")
+
+    def call(x):
+        return fused_mlp(x, **given, activation="silu", plan=PLAN)
+
+    want = call(x)
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        assert call(mode.from_tensor(x)).shape == want.shape
+    traced = make_fx(call)(x)
+    assert "torchfused.mlp_fwd" in traced.code
+    assert torch.equal(traced(x), want)
+    # Not under the transform itself, but called inside of one.
+    slope = torch.func.grad(lambda t: (t * call(x)).sum())(torch.ones((), device=DEVICE))
+    assert torch.equal(slope, want.sum())

@@ -31,16 +31,21 @@ def arrivals_of(device: torch.device) -> torch.Tensor:
     if device.index != torch.cuda.current_device():
         with torch.cuda.device(device):
             return arrivals_of(device)
+    return arrivals_on(device, torch.cuda.current_stream(device).cuda_stream)
+
+
+def arrivals_on(device: torch.device, stream: int) -> torch.Tensor:
+    """``arrivals_of`` the current device, whose current stream is ``stream``."""
     held = _HELD[device.index]
     if torch.cuda.is_current_stream_capturing():
         return held.free.pop() if held.free else torch.zeros(1, dtype=torch.int32, device=device)
-    stream = torch.cuda.current_stream(device)
-    if stream.cuda_stream not in held.of_stream:
+    word = held.of_stream.get(stream)
+    if word is None:
         if not held.free:
             page = torch.zeros(_WORDS * _APART, dtype=torch.int32, device=device)
             # Another stream may be the first to use a word.
-            stream.synchronize()
+            torch.cuda.current_stream(device).synchronize()
             held.pages.append(page)
             held.free.extend(page[::_APART])
-        held.of_stream[stream.cuda_stream] = held.free.pop()
-    return held.of_stream[stream.cuda_stream]
+        word = held.of_stream[stream] = held.free.pop()
+    return word

@@ -1,7 +1,8 @@
 """fused_mlp: one call, checked before anything is launched."""
 
 import math
-from functools import lru_cache
+from functools import lru_cache, partial
+from operator import is_
 from typing import Any
 
 import torch
@@ -18,8 +19,9 @@ from parity.contract.problem import Problem
 from parity.contract.request import NAMES, Operand, problem_of
 from parity.contract.saved import check_save
 
-from . import launch, reference, training
+from . import launch, reference, settled, training
 from .device import device_of
+from .launcher import launches_seen
 
 _TANGENTS = (
     "an operand carries a tangent (forward mode) or is under a torch.func transform, which the fused kernels do not "
@@ -55,7 +57,12 @@ def fused_mlp(
 
     Raises ValueError for operands that do not fit, UnsupportedError for a plan that cannot run here.
     """
-    return _evaluate(x, w_up, w_down, w_gate, b_up, b_gate, b_down, activation, precision, plan, save)["y"]
+    operands = x, w_up, w_down, w_gate, b_up, b_gate, b_down
+    if not torch.compiler.is_compiling():
+        y = settled.again(operands, activation, precision, check_plan(plan), save)
+        if y is not None:
+            return y
+    return _evaluate(operands, activation, precision, plan, save)["y"]
 
 
 def stages(
@@ -76,7 +83,7 @@ def stages(
     "s" (the activation's argument) and, when gated, "u" (the other factor) in float32, "h" and "y" as they are.
     A ``library`` plan's "s" and "u" are in the operands' type.
     """
-    return _evaluate(x, w_up, w_down, w_gate, b_up, b_gate, b_down, activation, precision, plan, None)
+    return _evaluate((x, w_up, w_down, w_gate, b_up, b_gate, b_down), activation, precision, plan, None)
 
 
 def gradients(
@@ -145,9 +152,9 @@ def explain(
     return explanation.explain(problem, device_of(device), plan, training=trains)
 
 
-def _evaluate(x, w_up, w_down, w_gate, b_up, b_gate, b_down, activation, precision, plan, save) -> dict[str, Tensor]:
+def _evaluate(given: tuple[Any, ...], activation: str, precision: str, plan, save: str | None) -> dict[str, Tensor]:
     """The stages; y alone where ``save`` says what a backward would need, all of them where it is None."""
-    operands = _autocast(*_checked(x, w_up, w_down, w_gate, b_up, b_gate, b_down))
+    operands = _autocast(*_checked(*given))
     if save is not None:
         check_save(save)
     trains = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in operands)
@@ -157,13 +164,19 @@ def _evaluate(x, w_up, w_down, w_gate, b_up, b_gate, b_down, activation, precisi
     x, w_up, w_down, w_gate, b_up, b_gate, b_down = operands
     named = {"w_gate": w_gate, "b_up": b_up, "b_gate": b_gate, "b_down": b_down}
     options: dict[str, Any] = {"activation": activation, "precision": precision}
+    key = None if compiled or save is None else settled.key_of(given, activation, precision, plan, save)
     if not text:
+        if key is not None and all(map(is_, operands, given)):
+            settled.settle_library(key, partial(reference.mlp, **options), NAMES)
         return reference.stages(x, w_up, w_down, **named, **options)
-    if save is not None and (trains or compiled):
+    if save is not None and key is None:
         out = {"y": training.mlp(text, _rows(x), w_up, w_down, **named, **options, save=save)}
     else:
-        taps = torch.float32 if save is None else None
-        out = launch.forward(Plan.from_json(text), device_of(x), _rows(x), w_up, w_down, **named, **options, taps=taps)
+        chosen, taps = Plan.from_json(text), torch.float32 if save is None else None
+        with launches_seen() as launches:
+            out = launch.forward(chosen, device_of(x), _rows(x), w_up, w_down, **named, **options, taps=taps)
+        if key is not None:
+            settled.settle(key, chosen, given, launches, out)
     return {name: value.view(*x.shape[:-1], value.shape[-1]) for name, value in out.items()}
 
 
@@ -181,11 +194,9 @@ def _checked(*operands: Any) -> tuple[Any, ...]:
 
 def _autocast(*operands: Any) -> tuple[Any, ...]:
     """The operands as autocast would hand them to nn.Linear; as they are where it is off."""
-    kind = operands[0].device.type
-    # (Whether there is an autocast for a kind of device, dynamo of torch 2.11 cannot ask.)
-    if kind not in ("cpu", "cuda") or not torch.is_autocast_enabled(kind):
+    dtype = settled.autocast_type(operands[0].device.type)
+    if dtype is None:
         return operands
-    dtype = torch.get_autocast_dtype(kind)
     return tuple(t.to(dtype) if t is not None and t.is_floating_point() else t for t in operands)
 
 

@@ -82,8 +82,8 @@ class FusedMLP(nn.Module):
 def _plain(name: str, child: nn.Module) -> nn.Linear:
     # A wrapped child (LoRA, quantisation) or a hook would be passed over in silence.
     registries = (child._forward_hooks, child._forward_pre_hooks, child._backward_hooks, child._backward_pre_hooks)
-    hooks = sum(len(registry) for registry in registries)
-    if type(child) is not nn.Linear or hooks:
+    if type(child) is not nn.Linear or any(registries):
+        hooks = sum(len(registry) for registry in registries)
         raise UnsupportedError(
             f"{name} is {type(child).__name__} with {hooks} hooks: a fused MLP reads a plain nn.Linear's "
             "weights and never calls it; merge the adapter into the weights or use torchfused.reference.mlp"

@@ -16,10 +16,12 @@ from jax.experimental.mosaic.gpu import utils
 from jax.experimental.pallas import mosaic_gpu as plgpu
 from jax.extend.core import Jaxpr, Literal
 
+from parity.contract.hopper_tiles import PART
+
 # The layout of wgmma's sums.
 SUMS = plgpu.Layout.WGMMA
-# Rows and columns that an epilogue works on at a time; a row of 16-bit columns is what one swizzle spans.
-PART = 64
+# What an epilogue works on at a time; a row of 16-bit columns is what one swizzle spans.
+ROWS, COLUMNS = PART
 # As XLA's Triton compiler spells them, each rounded: left to Mosaic, ptxas contracts a product into an addition, even
 # across lax.optimization_barrier.
 _INSTRUCTIONS = {
@@ -70,49 +72,66 @@ def _instruction(name: str, *given: Any) -> Array:
     return apply(*given)
 
 
-def load_part(ref: jax.Ref, m: Array, n: Array) -> Array:
-    """``[PART, PART]`` of ``ref`` ``[M, N]`` from row m and column n on, in its own type. Past an edge, the edge's
-    elements: they are in bounds, and nothing keeps what becomes of them. N is a multiple of 2."""
-    return _load(ref, (m, n), SUMS, (PART, PART))
-
-
 def load_bias(ref: jax.Ref, n: Array) -> Array:
-    """``[PART]`` of ``ref`` ``[N]``, as load_part, for ``spread``."""
-    return _load(ref, (n,), SUMS.reduce(0), (PART,))
+    """``[COLUMNS]`` of ``ref`` ``[N]`` from column n on, for ``spread``. Past the edge, the edge's elements: they are
+    in bounds, and nothing keeps what becomes of them. N is a multiple of 2."""
+    layout = SUMS.reduce(0)
 
-
-def spread(bias: Array) -> Array:
-    """``[PART, PART]`` in float32: the bias of each column."""
-    shape = (PART, PART)
-    return plgpu.layout_cast(lax.broadcast_in_dim(bias.astype(jnp.float32), shape, (1,)), SUMS)
-
-
-def _load(ref: jax.Ref, first: tuple[Array, ...], layout: Any, shape: tuple[int, ...]) -> Array:
     @plgpu.inline_mgpu(
-        arg_types=(plgpu.RefType(), (_SCALAR,) * len(first)),
-        return_type=plgpu.ShapeDtypeStruct(shape, ref.dtype, layout=layout),
+        arg_types=(plgpu.RefType(), _SCALAR),
+        return_type=plgpu.ShapeDtypeStruct((COLUMNS,), ref.dtype, layout=layout),
     )
     def load(_, ref, first):
         held, i64 = layout.to_mgpu(), ir.IntegerType.get_signless(64)
-        sizes, kind = ir.MemRefType(ref.type).shape, ir.MemRefType(ref.type).element_type
+        (size,), kind = ir.MemRefType(ref.type).shape, ir.MemRefType(ref.type).element_type
         pair = ir.VectorType.get((held.vector_length,), kind)
-        base = utils.memref_ptr(ref)
-        starts = [arith.extui(i64, start.registers.item()) for start in first]
-        registers = np.empty(held.registers_shape(shape), dtype=object)
-        for at, index in zip(np.ndindex(registers.shape), held.thread_idxs(shape), strict=True):
-            offset = None
-            for axis, (start, i) in enumerate(zip(starts, index, strict=True)):
-                last = sizes[axis] - (held.vector_length if axis == len(sizes) - 1 else 1)
-                i = arith.minui(arith.addi(start, arith.index_castui(i64, i)), utils.c(last, i64))
-                offset = i if offset is None else arith.addi(arith.muli(offset, utils.c(sizes[axis], i64)), i)
+        base, last = utils.memref_ptr(ref), utils.c(size - held.vector_length, i64)
+        start = arith.extui(i64, first.registers.item())
+        registers = np.empty(held.registers_shape((COLUMNS,)), dtype=object)
+        for at, (i,) in zip(np.ndindex(registers.shape), held.thread_idxs((COLUMNS,)), strict=True):
+            offset = arith.minui(arith.addi(start, arith.index_castui(i64, i)), last)
             registers[at] = llvm.load(pair, utils.getelementptr(base, [offset], kind))
         return mgpu.FragmentedArray(_registers=registers, _layout=held, _is_signed=None)
 
-    return load(ref, first)
+    return load(ref, n)
+
+
+def spread(bias: Array) -> Array:
+    """``[ROWS, COLUMNS]`` in float32: the bias of each column."""
+    return plgpu.layout_cast(lax.broadcast_in_dim(bias.astype(jnp.float32), PART, (1,)), SUMS)
+
+
+class Inbox:
+    """Where parts of ``refs`` ``[M, N]``, 16-bit ones, come in by TMA, a part of each at a time for each warpgroup."""
+
+    def __init__(self, refs: list[jax.Ref], rooms: list[Any], there: Any) -> None:
+        self._refs, self._rooms, self._there = refs, rooms, there
+
+    def ask(self, m: Array, n: Array) -> Callable[[], list[Array]]:
+        """Asks for the parts from row m and column n on; what is returned waits for them and reads them all, so that
+        the next ones may be asked for. Past an edge, they are zeros."""
+        warpgroup = lax.axis_index("warpgroup")
+        for ref, room in zip(self._refs, self._rooms, strict=True):
+            source = ref.at[pl.ds(m, ROWS), pl.ds(n, COLUMNS)]
+            plgpu.copy_gmem_to_smem(source, room.at[warpgroup], self._there.at[warpgroup])
+
+        def take():
+            plgpu.barrier_wait(self._there.at[warpgroup])
+            found = [_unstage(room.at[warpgroup]) for room in self._rooms]
+            _meet()
+            return found
+
+        return take
+
+
+def inbox_memory(warpgroups: int, refs: list[jax.Ref]) -> tuple[list[Any], Any]:
+    """An Inbox' ``rooms`` and ``there``."""
+    rooms = [plgpu.SMEM((warpgroups, *PART), ref.dtype, transforms=_SWIZZLE) for ref in refs]
+    return rooms, plgpu.Barrier(num_arrivals=len(refs), num_barriers=warpgroups)
 
 
 class Staging:
-    """Buffers ``[blocks, PART, 128 bytes]`` of one warpgroup, by type, that results go through on their way out by TMA.
+    """Buffers ``[blocks, ROWS, 128 bytes]`` of one warpgroup, by type, that results go through on their way out by TMA.
 
     To be made anew for each tile: which buffer is free is known when the kernel is traced.
     """
@@ -124,11 +143,12 @@ class Staging:
         self._copies = 0
 
     def put(self, ref: jax.Ref, m: Array, n: Array, value: Array) -> None:
-        """Rounds ``value`` ``[PART, PART]`` into ``ref`` from row m and column n on, as far as there is any of it."""
+        """Rounds ``value`` ``[ROWS, COLUMNS]`` into ``ref`` from row m and column n on, as far as that is there."""
         value = value.astype(ref.dtype)
         width = 128 // ref.dtype.itemsize
-        for i in range(0, PART, width):
-            self._copy(ref.at[pl.ds(m, PART), pl.ds(n + i, width)], value if width == PART else value[:, i : i + width])
+        for i in range(0, COLUMNS, width):
+            target = ref.at[pl.ds(m, ROWS), pl.ds(n + i, width)]
+            self._copy(target, value if width == COLUMNS else value[:, i : i + width])
 
     def _copy(self, target: Any, value: Array) -> None:
         kind = jnp.dtype(value.dtype)
@@ -147,9 +167,9 @@ class Staging:
 
 
 def staging_memory(warpgroups: int, blocks: int, kinds: Any) -> dict[Any, Any]:
-    """What Staging takes, for each of so many warpgroups: by type, ``[warpgroups, blocks, PART, 128 bytes]``."""
+    """What Staging takes, for each of so many warpgroups: by type, ``[warpgroups, blocks, ROWS, 128 bytes]``."""
     return {
-        kind: plgpu.SMEM((warpgroups, blocks, PART, 128 // kind.itemsize), kind, transforms=_SWIZZLE)
+        kind: plgpu.SMEM((warpgroups, blocks, ROWS, 128 // kind.itemsize), kind, transforms=_SWIZZLE)
         for kind in map(jnp.dtype, kinds)
     }
 
@@ -163,3 +183,21 @@ def _stage(buffer: Any, value: Array) -> None:
         value.store_tiled(tiled, swizzle=128, optimized=mgpu.bitwidth(value.mlir_dtype) == 16)
 
     store(buffer, value)
+
+
+def _unstage(buffer: Any) -> Array:
+    @plgpu.inline_mgpu(
+        arg_types=(plgpu.RefType(_SWIZZLE),),
+        return_type=plgpu.ShapeDtypeStruct(PART, buffer.dtype, layout=SUMS),
+    )
+    def load(_, buffer):
+        tiled = mgpu.memref_reshape(buffer, (ROWS // 8, 1, 8, COLUMNS))
+        return mgpu.FragmentedArray.load_tiled(tiled, swizzle=128)
+
+    return load(buffer)
+
+
+@plgpu.inline_mgpu()
+def _meet(_):
+    """All threads of a warpgroup wait for each other."""
+    mgpu.warpgroup_barrier()

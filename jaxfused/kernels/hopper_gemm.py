@@ -1,6 +1,8 @@
 """What all hopper GEMM kernels share: a persistent program's tiles, the ring that its operands come through, the chain.
 
-Three warpgroups: two multiply, half of a tile's rows each, and the third loads by TMA.
+Three warpgroups: two multiply and the third loads by TMA. The widest tiles are shared: each warpgroup computes half of
+the rows, the first a few steps ahead. Others are computed by one warpgroup each, in turn, so that one multiplies while
+the other finishes its tile.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,20 +18,17 @@ from jax.experimental import pallas as pl
 from jax.experimental.mosaic import gpu as mgpu
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
+from parity.contract.hopper_tiles import DEPTH, LAG
 from parity.contract.tiles import Tiles
 
-from .hopper_epilogue import PART, SUMS, Staging, staging_memory
+from .hopper_epilogue import COLUMNS, ROWS, SUMS, Staging, staging_memory
 
 # Those that multiply, and all.
 MULTIPLIERS, WARPGROUPS = 2, 3
-# Terms of a sum that a step takes: 16-bit ones in what one swizzle spans.
-DEPTH = 64
 # Buffers of a warpgroup that results go out through.
 BLOCKS = 2
 # Registers of a thread that multiplies and of one that loads.
 _MULTIPLIER, _LOADER = 232, 40
-# Steps that the first multiplying warpgroup is ahead of the second.
-_STAGGER = 2
 _SWIZZLE = (plgpu.SwizzleTransform(128),)
 # wgmma's accumulators, a register an element.
 _ACC = plgpu.Layout._WGMMA_ACC_32BIT
@@ -55,18 +54,25 @@ class Product(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Cut:
-    """An ``[M, N]`` result in tiles, and, what only changes speed, the stages of the ring and the order of tiles."""
+    """An ``[M, N]`` result in tiles, and, what only changes speed, whether the warpgroups share each, the stages of the
+    ring and the order of tiles."""
 
     M: int
     N: int
     K: int
     tiles: Tiles
+    shared: bool
     stages: int
     group_m: int
 
     @property
     def count(self) -> int:
         return pl.cdiv(self.M, self.tiles.m) * pl.cdiv(self.N, self.tiles.n)
+
+    @property
+    def rows(self) -> int:
+        """Those of a tile that one warpgroup computes."""
+        return self.tiles.m // MULTIPLIERS if self.shared else self.tiles.m
 
     @property
     def steps(self) -> int:
@@ -83,6 +89,10 @@ class _Side(NamedTuple):
 
 
 class _Ring(NamedTuple):
+    """Operands, and of each slot whether it is full and whether it is free. A barrier is known by the parity of its use
+    alone: for tiles of one warpgroup each, there are as many ``full`` as the two have slots, so that neither misses a
+    use."""
+
     a: _Side
     bs: list[_Side]
     full: Any
@@ -91,13 +101,13 @@ class _Ring(NamedTuple):
 
 def gemm_body(
     products: Sequence[Product], cut: Cut, kinds: Sequence[Any],
-    prepare: Callable[[Array, Array], Any], finish: Callable[..., None],
+    prepare: Callable[[Array, Array], Callable[[], Any]], finish: Callable[..., None],
 ) -> None:  # fmt: skip
     """All that a program does: the sums of ``products``, one chain, all of the first, then the next.
 
-    ``finish(staging, m, n, prepared, *sums)`` of each ``[PART, PART]`` of a tile, from row m and column n on, one sum
-    for each right operand; ``prepared``: what ``prepare(m, n)`` has asked for while the part before it was finished.
-    ``kinds``: the results' types.
+    ``finish(staging, m, n, given, *sums)`` of each part ``[ROWS, COLUMNS]`` of a tile, from row m and column n on, one
+    sum for each right operand. ``prepare(m, n)`` asks for what it needs, before the part before it is finished, and
+    returns what waits for that. ``kinds``: the results' types.
     """
     first = products[0]
 
@@ -110,8 +120,9 @@ def gemm_body(
         @pl.when(warpgroup < MULTIPLIERS)
         def _multiply():
             plgpu.set_max_registers(_MULTIPLIER, action="increase")
-            # One finishes a tile while the other multiplies.
-            pl.when(warpgroup == 1)(lambda: plgpu.barrier_wait(ahead))
+            if cut.shared:
+                # One finishes a tile while the other multiplies.
+                pl.when(warpgroup == 1)(lambda: plgpu.barrier_wait(ahead))
             _tiles(products, cut, ring, ahead, staging, prepare, finish)
 
         @pl.when(warpgroup == MULTIPLIERS)
@@ -125,9 +136,9 @@ def gemm_body(
         run,
         _slots(first.a, cut.tiles.m, not first.a.transposed, cut.stages),
         [_slots(b, cut.tiles.n, b.transposed, cut.stages) for b in first.bs],
-        plgpu.Barrier(num_arrivals=copies, num_barriers=cut.stages),
-        plgpu.Barrier(num_arrivals=MULTIPLIERS, num_barriers=cut.stages),
-        plgpu.Barrier(),
+        plgpu.Barrier(num_arrivals=copies, num_barriers=cut.stages * (1 if cut.shared else MULTIPLIERS)),
+        plgpu.Barrier(num_arrivals=MULTIPLIERS if cut.shared else 1, num_barriers=cut.stages),
+        plgpu.Barrier() if cut.shared else None,
         staging_memory(MULTIPLIERS, BLOCKS, kinds),
         collective_axes="warpgroup",
     )
@@ -159,6 +170,11 @@ def _slot(i: Array, cut: Cut) -> Array:
     return lax.rem(i, jnp.int32(cut.stages))
 
 
+def _full(ring: _Ring, slot: Array, owner: Array, cut: Cut) -> Any:
+    """Of a slot with operands of the warpgroup ``owner``'s tile, or of a shared one."""
+    return ring.full.at[slot if cut.shared else owner * cut.stages + slot]
+
+
 def _stream(products: Sequence[Product], cut: Cut, ring: _Ring) -> None:
     def tile(t, _):
         m, n = _tile(cut, t)
@@ -167,10 +183,11 @@ def _stream(products: Sequence[Product], cut: Cut, ring: _Ring) -> None:
             def step(k, _, p=p, product=product):
                 i = (t * len(products) + p) * cut.steps + k
                 slot = _slot(i, cut)
+                full = _full(ring, slot, lax.rem(t, MULTIPLIERS), cut)
                 pl.when(i >= cut.stages)(lambda: plgpu.barrier_wait(ring.free.at[slot]))
-                _fetch(product.a, ring.a, m, k * DEPTH, slot, ring.full)
+                _fetch(product.a, ring.a, m, k * DEPTH, slot, full)
                 for operand, side in zip(product.bs, ring.bs, strict=True):
-                    _fetch(operand, side, n, k * DEPTH, slot, ring.full)
+                    _fetch(operand, side, n, k * DEPTH, slot, full)
 
             lax.fori_loop(0, cut.steps, step, None)
 
@@ -187,68 +204,68 @@ def _copies(operand: Operand, size: int, k_minor: bool) -> int:
 
 def _fetch(operand: Operand, side: _Side, first: Array, k: Array, slot: Array, full: Any) -> None:
     """A tile of ``operand``, from row or column ``first`` on. What lies past the edges comes as zeros."""
-    ref, barrier, terms = operand.ref, full.at[slot], pl.ds(k, DEPTH)
+    ref, terms = operand.ref, pl.ds(k, DEPTH)
     if side.k_minor:
-        plgpu.copy_gmem_to_smem(ref.at[pl.ds(first, side.size), terms], side.slots.at[slot], barrier)
+        plgpu.copy_gmem_to_smem(ref.at[pl.ds(first, side.size), terms], side.slots.at[slot], full)
     elif _split(operand):
         blocks = pl.ds(lax.div(first, jnp.int32(DEPTH)), side.size // DEPTH)
-        plgpu.copy_gmem_to_smem(
-            ref.at[terms, blocks], plgpu.transpose_ref(side.slots.at[slot], (1, 0, 2)), barrier
-        )  # fmt: skip
+        plgpu.copy_gmem_to_smem(ref.at[terms, blocks], plgpu.transpose_ref(side.slots.at[slot], (1, 0, 2)), full)
     else:
         for j in range(side.size // DEPTH):
-            plgpu.copy_gmem_to_smem(ref.at[terms, pl.ds(first + j * DEPTH, DEPTH)], side.slots.at[slot, j], barrier)
+            plgpu.copy_gmem_to_smem(ref.at[terms, pl.ds(first + j * DEPTH, DEPTH)], side.slots.at[slot, j], full)
 
 
 def _tiles(
     products: Sequence[Product], cut: Cut, ring: _Ring, ahead: Any, staging: dict[Any, Any],
-    prepare: Callable[[Array, Array], Any], finish: Callable[..., None],
+    prepare: Callable[[Array, Array], Callable[[], Any]], finish: Callable[..., None],
 ) -> None:  # fmt: skip
     """What a multiplying warpgroup does."""
     warpgroup = lax.axis_index("warpgroup")
-    rows = cut.tiles.m // MULTIPLIERS
     steps = cut.steps * len(products)
-    parts = [(i, j) for i in range(0, rows, PART) for j in range(0, cut.tiles.n, PART)]
+    parts = [(i, j) for i in range(0, cut.rows, ROWS) for j in range(0, cut.tiles.n, COLUMNS)]
+    count = _mine(cut)
+    if not cut.shared:
+        count = lax.div(count + MULTIPLIERS - 1 - warpgroup, MULTIPLIERS)
 
     def tile(t, _):
+        t = t if cut.shared else t * MULTIPLIERS + warpgroup
         m, n = _tile(cut, t)
-        m += warpgroup * rows
+        m += warpgroup * cut.rows if cut.shared else 0
         # Asked for before the sums, so that nothing waits for it after.
-        prepared = prepare(m, n)
-        accs = _chain(ring, cut, t * steps, steps, rows, ahead)
+        take = prepare(m, n)
+        accs = _chain(ring, cut, t * steps, steps, ahead)
         held = Staging({kind: buffers.at[warpgroup] for kind, buffers in staging.items()})
         for at, (i, j) in enumerate(parts):
-            following = None
+            given = take()
             if at + 1 < len(parts):
-                following = prepare(m + parts[at + 1][0], n + parts[at + 1][1])
-            sums = [acc[i : i + PART, j : j + PART] for acc in accs]
-            finish(held, m + i, n + j, prepared, *sums)
-            prepared = following
+                take = prepare(m + parts[at + 1][0], n + parts[at + 1][1])
+            finish(held, m + i, n + j, given, *(acc[i : i + ROWS, j : j + COLUMNS] for acc in accs))
 
-    lax.fori_loop(0, _mine(cut), tile, None)
+    lax.fori_loop(0, count, tile, None)
     plgpu.wait_smem_to_gmem(0)
 
 
-def _chain(ring: _Ring, cut: Cut, at: Array, steps: int, rows: int, ahead: Any) -> list[Array]:
+def _chain(ring: _Ring, cut: Cut, at: Array, steps: int, ahead: Any) -> list[Array]:
     """The sums ``[rows, tiles.n]`` of ``steps`` steps, after ``at`` that went through the ring before. One step is
     under way while the next is waited for, and its slot is released then."""
     warpgroup = lax.axis_index("warpgroup")
-    # Where the second warpgroup starts; no later than the ring lets the first one go alone.
-    lead = min(_STAGGER, steps - 1, cut.stages - 1)
 
     def release(i):
         plgpu.barrier_arrive(ring.free.at[_slot(at + i, cut)])
 
     def step(i, accs):
         slot = _slot(at + i, cut)
-        plgpu.barrier_wait(ring.full.at[slot])
-        accs = _wgmma(accs, ring, slot, warpgroup, rows)
+        plgpu.barrier_wait(_full(ring, slot, warpgroup, cut))
+        accs = _wgmma(accs, ring, cut, slot)
         plgpu.wgmma_wait(1)
         pl.when(i > 0)(lambda: release(i - 1))
-        pl.when((warpgroup == 0) & (at + i == lead))(lambda: plgpu.barrier_arrive(ahead))
+        if cut.shared:
+            # Where the second warpgroup starts.
+            lead = min(LAG, steps) - 1
+            pl.when((warpgroup == 0) & (at + i == lead))(lambda: plgpu.barrier_arrive(ahead))
         return accs
 
-    zeros = [_zeros((rows, cut.tiles.n)) for _ in ring.bs]
+    zeros = [_zeros((cut.rows, cut.tiles.n)) for _ in ring.bs]
     accs = lax.fori_loop(0, steps, step, zeros)
     plgpu.wgmma_wait(0)
     release(steps - 1)
@@ -272,8 +289,8 @@ def _read(acc: Array) -> Array:
     return read(acc)
 
 
-def _wgmma(accs: list[Array], ring: _Ring, slot: Array, warpgroup: Array, rows: int) -> list[Array]:
-    """``acc + a b`` of one slot, begun."""
+def _wgmma(accs: list[Array], ring: _Ring, cut: Cut, slot: Array) -> list[Array]:
+    """``acc + a b`` of one slot, begun: this warpgroup's rows."""
     shapes = [plgpu.ShapeDtypeStruct(acc.shape, jnp.float32, layout=_ACC) for acc in accs]
     ref = plgpu.RefType(_SWIZZLE)
 
@@ -289,8 +306,9 @@ def _wgmma(accs: list[Array], ring: _Ring, slot: Array, warpgroup: Array, rows: 
         )  # fmt: skip
         return done
 
-    size = rows if ring.a.k_minor else rows // DEPTH
-    a = ring.a.slots.at[slot, pl.ds(warpgroup * size, size)]
+    size = cut.rows if ring.a.k_minor else cut.rows // DEPTH
+    first = lax.axis_index("warpgroup") * size if cut.shared else 0
+    a = ring.a.slots.at[slot, pl.ds(first, size)]
     return begin(accs, a, [side.slots.at[slot] for side in ring.bs])
 
 

@@ -22,6 +22,7 @@ def linear_fwd_kernel(
     u_ref,
     *,
     tiles: Tiles,
+    shared: bool,
     stages: int,
     activation: Callable[[Array], Array],
     group_m: int,
@@ -36,7 +37,8 @@ def linear_fwd_kernel(
     biases = (b_ref, b_gate_ref)[: len(weights)]
 
     def prepare(m, n):
-        return [None if ref is None else load_bias(ref, n) for ref in biases]
+        given = [None if ref is None else load_bias(ref, n) for ref in biases]
+        return lambda: given
 
     def finish(staging, m, n, given, *sums):
         sums = [s if b is None else s + spread(b) for s, b in zip(sums, given, strict=True)]
@@ -49,6 +51,6 @@ def linear_fwd_kernel(
             staging.put(u_ref, m, n, acc)
         staging.put(y_ref, m, n, y)
 
-    cut = Cut(M=M, N=N, K=K, tiles=tiles, stages=stages, group_m=group_m)
+    cut = Cut(M=M, N=N, K=K, tiles=tiles, shared=shared, stages=stages, group_m=group_m)
     kinds = {ref.dtype for ref in (y_ref, s_ref, u_ref) if ref is not None}
     gemm_body([Product(Operand(x_ref), weights)], cut, sorted(kinds, key=str), prepare, finish)

@@ -4,11 +4,12 @@ from collections.abc import Callable
 
 from jax import Array
 from jax import numpy as jnp
+from jax.experimental import pallas as pl
 
 from parity.contract.tiles import Tiles
 
-from .hopper_epilogue import as_triton, load_part
-from .hopper_gemm import Cut, Operand, Product, gemm_body
+from .hopper_epilogue import Inbox, as_triton, inbox_memory
+from .hopper_gemm import MULTIPLIERS, Cut, Operand, Product, gemm_body
 
 
 def hidden_bwd_kernel(
@@ -21,6 +22,7 @@ def hidden_bwd_kernel(
     du_ref,
     *,
     tiles: Tiles,
+    shared: bool,
     stages: int,
     activation: Callable[[Array], Array],
     derivative: Callable[[Array], Array],
@@ -32,26 +34,28 @@ def hidden_bwd_kernel(
     """
     M, K = dy_ref.shape
     N = w_ref.shape[0]
-
-    def prepare(m, n):
-        return [None if ref is None else load_part(ref, m, n) for ref in (s_ref, u_ref)]
+    cut = Cut(M=M, N=N, K=K, tiles=tiles, shared=shared, stages=stages, group_m=group_m)
+    saved = [ref for ref in (s_ref, u_ref) if ref is not None]
 
     def finish(staging, m, n, given, dh):
-        s, u = (None if a is None else a.astype(jnp.float32) for a in given)
-        slope = as_triton(derivative, s)
-        if u is None:
-            staging.put(ds_ref, m, n, as_triton(jnp.multiply, dh, slope))
+        s, *rest = (a.astype(jnp.float32) for a in given)
+        if not rest:
+            staging.put(ds_ref, m, n, as_triton(jnp.multiply, dh, as_triton(derivative, s)))
             if h_ref is not None:
                 staging.put(h_ref, m, n, as_triton(activation, s))
             return
-        staging.put(ds_ref, m, n, as_triton(jnp.multiply, as_triton(jnp.multiply, dh, u), slope))
+        (u,) = rest
+        staging.put(ds_ref, m, n, as_triton(jnp.multiply, as_triton(jnp.multiply, dh, u), as_triton(derivative, s)))
         f = as_triton(activation, s)
         staging.put(du_ref, m, n, as_triton(jnp.multiply, dh, f))
         if h_ref is not None:
             staging.put(h_ref, m, n, as_triton(jnp.multiply, f, u))
 
-    cut = Cut(M=M, N=N, K=K, tiles=tiles, stages=stages, group_m=group_m)
-    gemm_body([Product(Operand(dy_ref), (Operand(w_ref, True),))], cut, [ds_ref.dtype], prepare, finish)
+    def run(rooms, there):
+        inbox = Inbox(saved, rooms, there)
+        gemm_body([Product(Operand(dy_ref), (Operand(w_ref, True),))], cut, [ds_ref.dtype], inbox.ask, finish)
+
+    pl.run_scoped(run, *inbox_memory(MULTIPLIERS, saved), collective_axes="warpgroup")
 
 
 def product_bwd_kernel(
@@ -63,6 +67,7 @@ def product_bwd_kernel(
     *,
     transposed: tuple[bool, bool],
     tiles: Tiles,
+    shared: bool,
     stages: int,
     group_m: int,
 ):
@@ -82,5 +87,5 @@ def product_bwd_kernel(
     def finish(staging, m, n, _, acc):
         staging.put(y_ref, m, n, acc)
 
-    cut = Cut(M=M, N=N, K=K, tiles=tiles, stages=stages, group_m=group_m)
-    gemm_body(products, cut, [y_ref.dtype], lambda m, n: None, finish)
+    cut = Cut(M=M, N=N, K=K, tiles=tiles, shared=shared, stages=stages, group_m=group_m)
+    gemm_body(products, cut, [y_ref.dtype], lambda m, n: lambda: None, finish)

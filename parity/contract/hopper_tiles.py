@@ -38,7 +38,7 @@ def slots(tiles: Tiles, weights: int, staged: int, device: Device) -> int:
 
 def unfit(tiles: Tiles, weights: int, device: Device) -> str | None:
     """Why these tiles cannot be, None if they can: the one such predicate."""
-    known = [(m, columns // weights) for m, columns in _RATES if columns // weights >= 32]
+    known = [(m, columns // weights) for m, columns in _RATES if columns // weights >= PART[1]]
     if tiles.k != DEPTH or (tiles.m, tiles.n) not in known:
         return f"tiles {tiles} are none of {', '.join(f'{m}x{n}x{DEPTH}' for m, n in known)}"
     found = slots(tiles, weights, _STAGED, device)
@@ -56,5 +56,5 @@ def hopper_tiles_for(device: Device, rows: int, outer: int, *, weights: int = 1)
         tiles = -(rows // -m) * -(outer * weights // -columns)
         return -(tiles // -device.sm_count) * m * columns / _RATES[shape]
 
-    m, columns = min((s for s in _RATES if s[1] // weights >= 32), key=time)
+    m, columns = min((s for s in _RATES if s[1] // weights >= PART[1]), key=time)
     return Tiles(m=m, n=columns // weights, k=DEPTH)

@@ -68,7 +68,7 @@ def linear_fwd_kernel(
             ),
         ],
         [4, 1],
-        [232, 40],
+        [240, 24],
     )  # fmt: skip
 
 
@@ -93,10 +93,13 @@ def _multiply(
 ):  # fmt: skip
     ROWS: gl.constexpr = BM // 2 if SHARED else BM
     COLUMNS: gl.constexpr = 2 * BN if GATED else BN
+    ACROSS: gl.constexpr = BN // y_desc.block_type.shape[1]
     first, every, slot, between = begin(gl.cdiv(K, BK), ME, SHARED)
-    tiles = 0
+    tiles, part = 0, 0
     for tile in range(first, gl.cdiv(M, BM) * gl.cdiv(N, BN), every):
         row, column = tile_of(tile, M, N, BM, BN, GROUP_M)
+        # Asked for before the sums, so that nothing waits for them after.
+        b, b_gate = _bias(b_ptr, column, N, y_desc, BIAS), _bias(b_gate_ptr, column, N, y_desc, BIAS_GATE)
         wait_turn(turn, tiles, ME, SHARED)
         tiles += 1
         acc = zeros(ROWS, COLUMNS)
@@ -108,53 +111,76 @@ def _multiply(
             gate, up = halves(acc)
         else:
             gate, up = acc, acc
-        _finish(
-            gate, up, y_desc, s_desc, u_desc, y_room, s_room, u_room, b_ptr, b_gate_ptr, row,
-            column, N, ME, 0, ACTIVATION, GATED, BIAS, BIAS_GATE, TAPS,
+        part, _, _ = _finish(
+            gate, up, b, b_gate, y_desc, s_desc, u_desc, y_room, s_room, u_room, b_ptr, b_gate_ptr, row, column, N,
+            part, ME, ACROSS, ACTIVATION, GATED, BIAS, BIAS_GATE, TAPS,
         )  # fmt: skip
     tma.store_wait(0)
 
 
 @gluon.jit
 def _finish(
-    s, u, y_desc, s_desc, u_desc, y_room, s_room, u_room, b_ptr, b_gate_ptr, row, column, N,
-    ME: gl.constexpr, PART: gl.constexpr,
-    ACTIVATION: gl.constexpr, GATED: gl.constexpr, BIAS: gl.constexpr, BIAS_GATE: gl.constexpr, TAPS: gl.constexpr,
+    s, u, b, b_gate, y_desc, s_desc, u_desc, y_room, s_room, u_room, b_ptr, b_gate_ptr, row, column, N, part,
+    ME: gl.constexpr, ACROSS: gl.constexpr, ACTIVATION: gl.constexpr, GATED: gl.constexpr,
+    BIAS: gl.constexpr, BIAS_GATE: gl.constexpr, TAPS: gl.constexpr,
 ):  # fmt: skip
-    """The epilogue of all parts of s and u, as large as ``y_desc`` says, from the PART-th on."""
+    """The epilogue of a tile, part after part as large as ``y_desc`` says, ACROSS of them side by side; so many parts
+    have been before. All parts go through one piece of code: unrolled, it would not fit the instruction cache.
+
+    b and b_gate: of the first part's columns; those of the part after the last are returned with the count of parts.
+    """
     ROWS: gl.constexpr = y_desc.block_type.shape[0]
-    COLUMNS: gl.constexpr = y_desc.block_type.shape[1]
-    if s.shape[0] > ROWS or s.shape[1] > COLUMNS:
-        ACROSS: gl.constexpr = s.shape[0] == ROWS
-        first, second = halves(s) if ACROSS else floors(s)
-        first_u, second_u = (halves(u) if ACROSS else floors(u)) if GATED else (first, second)
-        _finish(
-            first, first_u, y_desc, s_desc, u_desc, y_room, s_room, u_room, b_ptr, b_gate_ptr, row, column, N,
-            ME, PART, ACTIVATION, GATED, BIAS, BIAS_GATE, TAPS,
-        )  # fmt: skip
-        _finish(
-            second, second_u, y_desc, s_desc, u_desc, y_room, s_room, u_room, b_ptr, b_gate_ptr,
-            row + (0 if ACROSS else first.shape[0]), column + (first.shape[1] if ACROSS else 0), N,
-            ME, PART + first.shape[0] * first.shape[1] // (ROWS * COLUMNS), ACTIVATION, GATED, BIAS, BIAS_GATE, TAPS,
-        )  # fmt: skip
+    WIDTH: gl.constexpr = y_desc.block_type.shape[1]
+    if s.shape[0] > ROWS or s.shape[1] > WIDTH:
+        WIDE: gl.constexpr = s.shape[0] == ROWS
+        s, next_s = halves(s) if WIDE else floors(s)
+        u, next_u = (halves(u) if WIDE else floors(u)) if GATED else (s, next_s)
+        for _ in range(2):
+            part, b, b_gate = _finish(
+                s, u, b, b_gate, y_desc, s_desc, u_desc, y_room, s_room, u_room, b_ptr, b_gate_ptr, row, column, N,
+                part, ME, ACROSS, ACTIVATION, GATED, BIAS, BIAS_GATE, TAPS,
+            )  # fmt: skip
+            if WIDE:
+                column += s.shape[1]
+            else:
+                row += s.shape[0]
+            s, u = next_s, next_u
+        return part, b, b_gate
     else:
-        n = column + gl.arange(0, COLUMNS, gl.SliceLayout(0, s.type.layout))
+        across = part % ACROSS
+        following = column + WIDTH - ACROSS * WIDTH * (across == ACROSS - 1)
+        b_next = _bias(b_ptr, following, N, y_desc, BIAS)
+        b_gate_next = _bias(b_gate_ptr, following, N, y_desc, BIAS_GATE)
         if GATED:
             if BIAS:
-                u += gl.load(b_ptr + n, mask=n < N, other=0.0).to(gl.float32)[None, :]
+                u += gl.convert_layout(b, gl.SliceLayout(0, u.type.layout)).to(gl.float32)[None, :]
             if BIAS_GATE:
-                s += gl.load(b_gate_ptr + n, mask=n < N, other=0.0).to(gl.float32)[None, :]
+                s += gl.convert_layout(b_gate, gl.SliceLayout(0, s.type.layout)).to(gl.float32)[None, :]
             y = ACTIVATION(s) * u
         else:
             if BIAS:
-                s += gl.load(b_ptr + n, mask=n < N, other=0.0).to(gl.float32)[None, :]
+                s += gl.convert_layout(b, gl.SliceLayout(0, s.type.layout)).to(gl.float32)[None, :]
             y = ACTIVATION(s)
         BUFFERS: gl.constexpr = y_room.shape[0] // 2
-        ROOM: gl.constexpr = ME * BUFFERS + PART % BUFFERS
+        buffer = ME * BUFFERS + part % BUFFERS
         # What was sent from here before has been read: all but what the part before this one sent.
         tma.store_wait(BUFFERS - 1)
         if TAPS:
-            put(s_desc, s_room, s, row, column, ROOM)
+            put(s_desc, s_room.index(buffer), s, row, column)
             if GATED:
-                put(u_desc, u_room, u, row, column, ROOM)
-        put(y_desc, y_room, y, row, column, ROOM)
+                put(u_desc, u_room.index(buffer), u, row, column)
+        put(y_desc, y_room.index(buffer), y, row, column)
+        return part + 1, b_next, b_gate_next
+
+
+@gluon.jit
+def _bias(ptr, column, N, y_desc, PRESENT: gl.constexpr):
+    """A bias' columns of one part of ``y_desc``; where there is none, what nobody reads."""
+    if PRESENT:
+        HELD: gl.constexpr = gl.NVMMADistributedLayout(
+            [3, 0], [gl.num_warps(), 1], [16, y_desc.block_type.shape[1], 16]
+        )
+        n = column + gl.arange(0, y_desc.block_type.shape[1], gl.SliceLayout(0, HELD))
+        return gl.load(ptr + n, mask=n < N, other=0.0)
+    else:
+        return column

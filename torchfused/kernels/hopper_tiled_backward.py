@@ -67,7 +67,7 @@ def hidden_bwd_kernel(
             (_load_saved, (s_desc, u_desc, s_room, u_room, there, taken, M, N, SHARED, BM, BN, GROUP_M, GATED)),
         ],
         [4, 1, 1],
-        [232, 40, 40],
+        [240, 24, 24],
     )  # fmt: skip
 
 
@@ -127,8 +127,9 @@ def _hidden(
 ):  # fmt: skip
     ROWS: gl.constexpr = BM // 2 if SHARED else BM
     first, every, slot, between = begin(gl.cdiv(K, BK), ME, SHARED)
-    part = 0
-    tiles = 0
+    s_room, u_room, h_room = s_room.index(ME), u_room.index(ME), h_room.index(ME)
+    ds_room, du_room, there, taken = ds_room.index(ME), du_room.index(ME), there.index(ME), taken.index(ME)
+    tiles, part = 0, 0
     for tile in range(first, gl.cdiv(M, BM) * gl.cdiv(N, BN), every):
         row, column = tile_of(tile, M, N, BM, BN, GROUP_M)
         wait_turn(turn, tiles, ME, SHARED)
@@ -140,7 +141,7 @@ def _hidden(
             row += ME * ROWS
         part = _finish(
             dh, h_desc, ds_desc, du_desc, s_room, u_room, h_room, ds_room, du_room, there, taken, part,
-            row, column, ME, ACTIVATION, DERIVATIVE, GATED, HIDDEN,
+            row, column, ACTIVATION, DERIVATIVE, GATED, HIDDEN,
         )  # fmt: skip
     tma.store_wait(0)
 
@@ -148,38 +149,40 @@ def _hidden(
 @gluon.jit
 def _finish(
     dh, h_desc, ds_desc, du_desc, s_room, u_room, h_room, ds_room, du_room, there, taken, part, row, column,
-    ME: gl.constexpr, ACTIVATION: gl.constexpr, DERIVATIVE: gl.constexpr, GATED: gl.constexpr, HIDDEN: gl.constexpr,
+    ACTIVATION: gl.constexpr, DERIVATIVE: gl.constexpr, GATED: gl.constexpr, HIDDEN: gl.constexpr,
 ):  # fmt: skip
-    """The epilogue of all parts of dh, as large as ``ds_desc`` says; so many parts have been before."""
+    """The epilogue of dh, part after part as large as ``ds_desc`` says; so many parts have been before."""
     ROWS: gl.constexpr = ds_desc.block_type.shape[0]
     if dh.shape[0] > ROWS or dh.shape[1] > ds_desc.block_type.shape[1]:
         ACROSS: gl.constexpr = dh.shape[0] == ROWS
-        first, second = halves(dh) if ACROSS else floors(dh)
-        part = _finish(
-            first, h_desc, ds_desc, du_desc, s_room, u_room, h_room, ds_room, du_room, there, taken, part, row, column,
-            ME, ACTIVATION, DERIVATIVE, GATED, HIDDEN,
-        )  # fmt: skip
-        return _finish(
-            second, h_desc, ds_desc, du_desc, s_room, u_room, h_room, ds_room, du_room, there, taken, part,
-            row + (0 if ACROSS else first.shape[0]), column + (first.shape[1] if ACROSS else 0),
-            ME, ACTIVATION, DERIVATIVE, GATED, HIDDEN,
-        )  # fmt: skip
+        dh, next_dh = halves(dh) if ACROSS else floors(dh)
+        for _ in range(2):
+            part = _finish(
+                dh, h_desc, ds_desc, du_desc, s_room, u_room, h_room, ds_room, du_room, there, taken, part, row, column,
+                ACTIVATION, DERIVATIVE, GATED, HIDDEN,
+            )  # fmt: skip
+            if ACROSS:
+                column += dh.shape[1]
+            else:
+                row += dh.shape[0]
+            dh = next_dh
+        return part
     else:
-        mbarrier.wait(there.index(ME), part & 1)
-        s = s_room.index(ME).load(dh.type.layout).to(gl.float32)
-        u = u_room.index(ME).load(dh.type.layout).to(gl.float32) if GATED else s
-        mbarrier.arrive(taken.index(ME), count=1)
+        mbarrier.wait(there, part & 1)
+        s = s_room.load(dh.type.layout).to(gl.float32)
+        u = u_room.load(dh.type.layout).to(gl.float32) if GATED else s
+        mbarrier.arrive(taken, count=1)
         tma.store_wait(0)
         if GATED:
             f = ACTIVATION(s)
-            put(ds_desc, ds_room, (dh * u) * DERIVATIVE(s), row, column, ME)
-            put(du_desc, du_room, dh * f, row, column, ME)
+            put(ds_desc, ds_room, (dh * u) * DERIVATIVE(s), row, column)
+            put(du_desc, du_room, dh * f, row, column)
             if HIDDEN:
-                put(h_desc, h_room, f * u, row, column, ME)
+                put(h_desc, h_room, f * u, row, column)
         else:
-            put(ds_desc, ds_room, dh * DERIVATIVE(s), row, column, ME)
+            put(ds_desc, ds_room, dh * DERIVATIVE(s), row, column)
             if HIDDEN:
-                put(h_desc, h_room, ACTIVATION(s), row, column, ME)
+                put(h_desc, h_room, ACTIVATION(s), row, column)
         return part + 1
 
 
@@ -221,7 +224,7 @@ def product_bwd_kernel(
                 A_ROWS, B_ROWS, PAIR)),
         ],
         [4, 1],
-        [232, 40],
+        [240, 24],
     )  # fmt: skip
 
 
@@ -233,7 +236,7 @@ def _product(
 ):  # fmt: skip
     ROWS: gl.constexpr = BM // 2 if SHARED else BM
     first, every, slot, between = begin(gl.cdiv(K, BK) * (2 if PAIR else 1), ME, SHARED)
-    tiles = 0
+    tiles, part = 0, 0
     for tile in range(first, gl.cdiv(M, BM) * gl.cdiv(N, BN), every):
         row, column = tile_of(tile, M, N, BM, BN, GROUP_M)
         wait_turn(turn, tiles, ME, SHARED)
@@ -245,23 +248,27 @@ def _product(
         slot += between
         if SHARED:
             row += ME * ROWS
-        _write(acc, y_desc, y_room, row, column, ME, 0)
+        part = _write(acc, y_desc, y_room, row, column, part, ME)
     tma.store_wait(0)
 
 
 @gluon.jit
-def _write(y, y_desc, y_room, row, column, ME: gl.constexpr, PART: gl.constexpr):
-    """All parts of y, as large as ``y_desc`` says, from the PART-th on."""
+def _write(y, y_desc, y_room, row, column, part, ME: gl.constexpr):
+    """All of y, part after part as large as ``y_desc`` says; so many parts have been before."""
     ROWS: gl.constexpr = y_desc.block_type.shape[0]
-    COLUMNS: gl.constexpr = y_desc.block_type.shape[1]
-    if y.shape[0] > ROWS or y.shape[1] > COLUMNS:
+    if y.shape[0] > ROWS or y.shape[1] > y_desc.block_type.shape[1]:
         ACROSS: gl.constexpr = y.shape[0] == ROWS
-        first, second = halves(y) if ACROSS else floors(y)
-        PARTS: gl.constexpr = first.shape[0] * first.shape[1] // (ROWS * COLUMNS)
-        _write(first, y_desc, y_room, row, column, ME, PART)
-        row += 0 if ACROSS else first.shape[0]
-        _write(second, y_desc, y_room, row, column + (first.shape[1] if ACROSS else 0), ME, PART + PARTS)
+        y, next_y = halves(y) if ACROSS else floors(y)
+        for _ in gl.static_range(2):
+            part = _write(y, y_desc, y_room, row, column, part, ME)
+            if ACROSS:
+                column += y.shape[1]
+            else:
+                row += y.shape[0]
+            y = next_y
+        return part
     else:
         BUFFERS: gl.constexpr = y_room.shape[0] // 2
         tma.store_wait(BUFFERS - 1)
-        put(y_desc, y_room, y, row, column, ME * BUFFERS + PART % BUFFERS)
+        put(y_desc, y_room.index(ME * BUFFERS + part % BUFFERS), y, row, column)
+        return part + 1
