@@ -2,6 +2,7 @@
 ``latency``, ``tokens`` and ``report``."""
 
 from dataclasses import replace
+from fnmatch import fnmatchcase
 from json import dumps
 from pathlib import Path
 from typing import Annotated, Literal
@@ -51,7 +52,7 @@ def determinism(
     gpu, name = _here(device)
     try:
         found = battery(
-            _named(case) if case else cases(name),
+            _chosen(case, cases(name)),
             _where(gpu, name),
             runs=runs or RUNS[name],
             processes=processes or PROCESSES[name],
@@ -146,7 +147,7 @@ def latency(
     gpu, name = _here(device)
     where = replace(_where(gpu, name), workers=specs(name, "latency"))
     try:
-        rows = measure(_named(case) if case else cases(name), where, blocks=blocks, say=_say)
+        rows = measure(_chosen(case, cases(name)), where, blocks=blocks, say=_say)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
     except WorkerError as error:
@@ -201,6 +202,13 @@ def report(
     for headline in headlines(content):
         typer.echo(f"{'ok ' if headline.good else 'RED'} {headline.name}: {headline.text}")
     raise typer.Exit(int(not all(headline.good for headline in headlines(content))))
+
+
+def _chosen(patterns: list[str] | None, own: list[Case]) -> list[Case]:
+    """A command's ``own`` cases, those of them that are named, or what else is known by that name."""
+    if not patterns:
+        return own
+    return [case for case in own if any(fnmatchcase(case.name, pattern) for pattern in patterns)] or _named(patterns)
 
 
 def _one(name: str) -> list[Case]:

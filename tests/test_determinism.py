@@ -86,3 +86,10 @@ def test_command_writes_json_and_its_exit_code_is_the_verdict(tmp_path, monkeypa
         assert ("passed" in done.output) is (not fault)
         assert content["passed"] is (not fault)
         assert {"sha256", "members"} <= content["classes"][0].keys()
+
+
+def test_a_command_s_own_cases_come_first():
+    own = cases("gpu")
+    assert commands._chosen(None, own) == own
+    assert commands._chosen(["silu*"], own) == own[1:]
+    assert [case.name for case in commands._chosen(["tanh-d-fp32*"], own)] == ["tanh-d-fp32-1x37x70x19-small-recompute"]
