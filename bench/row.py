@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from .statistics import Estimate, estimate
+from parity.statistics import Estimate, estimate
+
 from .workloads import Case
 
 

@@ -1,6 +1,6 @@
 """``python -m parity``."""
 
-from .cli import app
+from .commands import app
 
 if __name__ == "__main__":
     app(prog_name="python -m parity")

@@ -204,6 +204,8 @@ app.command()(golden)
 
 def main() -> None:
     """The installed ``parity`` command."""
+    from . import commands  # noqa: F401 (it adds its commands to the app)
+
     app(prog_name="parity")
 
 

@@ -14,8 +14,9 @@ class Comparison:
     """``a`` against ``b``. Ulps are counted in the narrower of the two dtypes; None: a NaN stands against a number.
 
     ``bit_equal``: the fraction of elements with the same bits. ``at``: the index of ``max_abs``. ``bias``: mean signed
-    error over mean absolute error. ``element``: the largest part of its statistical bound that an error uses (a flip of
-    a rounding uses nearly all); ``energy``: the root of the part that all use together. 1 is the limit of both.
+    error over mean absolute error. ``ulps``: how many elements are 0, 1, 2, up to 4, up to 8, ... ulps apart, without
+    the zeros at the end. ``element``: the largest part of its statistical bound that an error uses (a flip of a
+    rounding uses nearly all); ``energy``: the root of the part that all use together. 1 is the limit of both.
     """
 
     verdict: str
@@ -28,6 +29,7 @@ class Comparison:
     bias: float | None
     element: float | None
     energy: float | None
+    ulps: tuple[int, ...] = ()
 
 
 def compare(a: np.ndarray, b: np.ndarray, bound: StageBound) -> Comparison:
@@ -80,6 +82,7 @@ def compare(a: np.ndarray, b: np.ndarray, bound: StageBound) -> Comparison:
         bias=_number(float(np.mean(error)) / float(np.mean(size))) if off else 0.0,
         element=None if lonely_nan else _number(element),
         energy=None if lonely_nan else _number(energy),
+        ulps=_histogram(distance),
     )
 
 
@@ -89,6 +92,13 @@ def narrowed(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray, str]
     dtype = min(a.dtype.name, b.dtype.name, key=lambda name: width.get(name, 64))
     dtype = dtype if dtype in width else "float32"
     return round_to(a, dtype), round_to(b, dtype), dtype
+
+
+def _histogram(distance: np.ndarray) -> tuple[int, ...]:
+    # frexp gives the binade: 1 -> bin 1, 2 -> 2, 3 and 4 -> 3, as one is taken off before.
+    binade = np.where(distance > 1, np.frexp(np.maximum(distance, 2) - 1)[1] + 1, distance)
+    counts = np.bincount(binade.astype(np.int64).ravel())
+    return tuple(int(count) for count in counts)
 
 
 def _same_bits(a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -8,16 +8,21 @@ import subprocess
 import sys
 import tempfile
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
-
-from .protocol import Request
+from typing import Any, Literal, Protocol
 
 STARTUP_SECONDS = 180.0
 STDERR_TAIL = 2000
 # A worker that cannot start this often in a row is given up: each attempt takes seconds.
 START_ATTEMPTS = 2
+
+
+class Message(Protocol):
+    """What a worker is sent: one line of JSON."""
+
+    def to_json(self) -> str: ...
 
 
 class WorkerError(Exception):
@@ -38,17 +43,41 @@ class Spec:
         return [sys.executable, "-m", self.module, *self.arguments]
 
 
-def specs(device: Literal["gpu", "cpu"]) -> list[Spec]:
-    """The two workers. On the CPU both interpreters are on; on a GPU both are off, whatever the caller's shell says."""
+def specs(device: Literal["gpu", "cpu"], kind: str = "worker") -> list[Spec]:
+    """The two workers of a ``kind`` (``parity/<kind>_jax.py`` and ``_torch.py``). On the CPU both interpreters are on;
+    on a GPU both are off, whatever the caller's shell says."""
     on = "1" if device == "cpu" else "0"
     interpret = {"TRITON_INTERPRET": on, "JAXFUSED_INTERPRET": on}
     hidden = {"CUDA_VISIBLE_DEVICES": "", "JAX_PLATFORMS": "cpu"} if device == "cpu" else {"JAX_PLATFORMS": "cuda"}
     # Both frameworks share the GPU: XLA must not take three quarters of its memory at the start.
     common = interpret | hidden | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
     return [
-        Spec(name=name, module=f"parity.worker_{name}", arguments=(device,), environment=common)
+        Spec(name=name, module=f"parity.{kind}_{name}", arguments=(device,), environment=common)
         for name in ("jax", "torch")
     ]
+
+
+def run_both(kind: str, device: Literal["gpu", "cpu"], arguments: Sequence[str], seconds: float) -> None:
+    """Runs both frameworks' ``parity/<kind>_<framework>.py`` to their ends, side by side. Raises RuntimeError with a
+    process' last words if it fails, or after so many ``seconds``."""
+    started = []
+    for spec in specs(device, kind):
+        # Deterministic matrix products in torch need this before CUDA starts.
+        environment = os.environ | spec.environment | {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
+        pipe = subprocess.PIPE
+        command = [*spec.command, *arguments]
+        started.append(subprocess.Popen(command, env=environment, stdout=pipe, stderr=subprocess.STDOUT, text=True))
+    for process in started:
+        try:
+            output, _ = process.communicate(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            for every in started:
+                every.kill()
+            raise RuntimeError(f"{kind} took more than {seconds:.0f} s") from None
+        if process.returncode:
+            for every in started:
+                every.kill()
+            raise RuntimeError(f"a process of {kind} failed:\n{output[-STDERR_TAIL:]}")
 
 
 class Worker:
@@ -95,7 +124,7 @@ class Worker:
             raise
         self._greeted, self.failed_starts = True, 0
 
-    def send(self, request: Request) -> None:
+    def send(self, request: Message) -> None:
         """Hands the worker a request. Raises WorkerError if it cannot be started."""
         self.greet()
         stream = self._process and self._process.stdin

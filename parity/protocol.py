@@ -41,7 +41,8 @@ class Blob:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Request:
     """One case: where its arrays are, where the stages go. ``run`` is false where only the round trip is asked;
-    ``runners``: which ones are, all of the worker's if none is named."""
+    ``runners``: which ones are, all of the worker's if none is named; ``repeats``: how often, and the last run's stages
+    are the ones stored."""
 
     case: str
     problem: Problem
@@ -51,6 +52,7 @@ class Request:
     out: str
     run: bool = True
     runners: tuple[str, ...] = ()
+    repeats: int = 1
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
@@ -99,21 +101,23 @@ class Framework(Protocol):
         ...
 
 
-def serve(make: Callable[[], Framework]) -> None:
-    """Answers requests from stdin until it closes. ``make`` imports the framework: after stdout has been guarded."""
+def serve(make: Callable[[], Any], reply: Callable[[Any, str], dict[str, Any]] | None = None) -> None:
+    """Answers lines from stdin until it closes. ``make`` imports the framework: after stdout has been guarded.
+    ``reply``: what is said to (framework, line); left out, the answer to the request that the line is."""
     stream = _claim_stdout()
     framework = make()
     _send(stream, framework.hello())
     for line in sys.stdin:
-        _send(stream, answer(framework, Request.from_json(line)))
+        _send(stream, reply(framework, line) if reply else answer(framework, Request.from_json(line)))
 
 
 def answer(framework: Framework, request: Request) -> dict[str, Any]:
     """The reply to one request: ``arrived`` (the sha256 after the round trip), the fused runner's ``plan``, each
-    runner's stages or error. ``spent``: this worker should not be used again.
+    runner's stages or error, ``repeats``: the sha256 of every stage, run by run. ``spent``: this worker should not be
+    used again.
     """
     reply: dict[str, Any] = {
-        "case": request.case, "arrived": {}, "plan": None, "runners": {}, "errors": {}, "spent": False
+        "case": request.case, "arrived": {}, "plan": None, "runners": {}, "repeats": {}, "errors": {}, "spent": False
     }  # fmt: skip
     try:
         arrays = {name: framework.put(name, blob) for name, blob in request.arrays.items()}
@@ -126,11 +130,14 @@ def answer(framework: Framework, request: Request) -> dict[str, Any]:
             continue
         try:
             reply["plan"] = reply["plan"] or framework.plan(forward, request.problem, request.plan)
-            stages = compute(request, dict(arrays))
-            reply["runners"][runner] = {
-                stage: asdict(_store(f"{runner}.{stage}", framework.fetch(stage, tap), Path(request.out)))
-                for stage, tap in stages.items()
-            }
+            hashes: dict[str, list[str]] = {}
+            blobs: dict[str, dict[str, Any]] = {}
+            for _ in range(request.repeats):
+                for stage, tap in compute(request, dict(arrays)).items():
+                    blob = _store(f"{runner}.{stage}", framework.fetch(stage, tap), Path(request.out))
+                    hashes.setdefault(stage, []).append(blob.sha256)
+                    blobs[stage] = asdict(blob)
+            reply["runners"][runner], reply["repeats"][runner] = blobs, hashes
         except Exception:
             text = traceback.format_exc()
             reply["errors"][runner] = text

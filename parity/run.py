@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from . import stimulus
+from .ask import Ask
 from .cases import Case
 from .contract.problem import Device
 from .contract.tolerance import Arithmetic
+from .inject import place
 from .judge import FUSED, Pair, judge, prepare
 from .oracle import Stages
 from .process import Spec, Worker, WorkerError
@@ -23,6 +25,8 @@ from .protocol import Request, blobs_from_dict
 PASSED, FAILED, ERROR, SKIPPED = "passed", "failed", "error", "skipped"
 # One case's limit: a hundred times what the slowest one takes on two cores.
 CASE_SECONDS = 120.0
+# Up to how many hidden features a red case's stages are asked apart at once: the identity of more takes minutes.
+PLACED_FEATURES = 8192
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -174,8 +178,22 @@ def _attempt(case: Case, where: Where, workers: list[Worker], folder: Path) -> d
     red = [pair for pair in pairs if pair.red]
     if missing:
         return fed | {"status": ERROR, "reason": f"no result of {', '.join(missing)}", "pairs": pairs}
-    reason = f"{len(red)} of {len(pairs)} comparisons are below what the case demands" if red else ""
-    return fed | {"status": FAILED if red else PASSED, "reason": reason, "pairs": pairs}
+    if not red:
+        return fed | {"status": PASSED, "pairs": pairs}
+    reason = f"{len(red)} of {len(pairs)} comparisons are below what the case demands"
+    return fed | {"status": FAILED, "reason": reason + _placed(case, where, workers, arrays, red), "pairs": pairs}
+
+
+def _placed(case: Case, where: Where, workers: list[Worker], arrays: dict[str, Any], red: list[Pair]) -> str:
+    """In which stage of the forward the fused runners' fault is; empty where it is none of theirs."""
+    ours = any(pair.stage in ("s", "u", "h", "y") and {pair.a, pair.b} & {*FUSED} for pair in red)
+    if not ours or case.problem.hidden_features > PLACED_FEATURES:
+        return ""
+    try:
+        with Ask((), where.case_seconds, workers=workers) as ask:
+            return f"; {place(case, arrays, ask, where.arithmetic, equal=where.twins_equal)}"
+    except (WorkerError, RuntimeError) as error:
+        return f"; not placed: {error}"
 
 
 def _load(stages: dict[str, Any]) -> Stages:

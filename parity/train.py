@@ -9,9 +9,6 @@ wrong rate, is seen at the first step, where rounding is thousands of times smal
 """
 
 import json
-import os
-import subprocess
-import sys
 import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from .contract.tolerance import UNFUSED_ROUNDINGS
-from .process import specs
+from .process import run_both
 from .train_model import Config
 from .train_worker import snapshots
 
@@ -44,24 +41,7 @@ def train(device: str, c: Config, fault: str = "") -> dict[str, Run]:
     """Trains in both frameworks at the same time, a process each. Raises RuntimeError with a process' last words if it
     fails."""
     with tempfile.TemporaryDirectory(prefix="parity-train-") as folder:
-        started = []
-        for spec in specs("gpu" if device == "gpu" else "cpu"):
-            command = [sys.executable, "-m", f"parity.train_{spec.name}", device, json.dumps(asdict(c)), folder, fault]
-            # Deterministic matrix products in torch need this before CUDA starts.
-            environment = os.environ | spec.environment | {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
-            pipe = subprocess.PIPE
-            started.append(subprocess.Popen(command, env=environment, stdout=pipe, stderr=subprocess.STDOUT, text=True))
-        for process in started:
-            try:
-                output, _ = process.communicate(timeout=SECONDS)
-            except subprocess.TimeoutExpired:
-                for every in started:
-                    every.kill()
-                raise RuntimeError(f"training took more than {SECONDS:.0f} s") from None
-            if process.returncode:
-                for every in started:
-                    every.kill()
-                raise RuntimeError(f"a training process failed:\n{output[-2000:]}")
+        run_both("train", "gpu" if device == "gpu" else "cpu", [json.dumps(asdict(c)), folder, fault], SECONDS)
         return {name: _load(Path(folder) / f"{name}.npz", c.steps) for name in RUNNERS}
 
 

@@ -42,7 +42,7 @@ def emulate(
     half = problem.dtype != "float32"
     given = {name: array.astype(F) for name, array in arrays.items()}
     if mutant in ("bias_up_skipped", "bias_down_skipped"):
-        given.pop(f"b_{mutant.split('_')[1]}")
+        given.pop(f"b_{mutant.split('_')[1]}", None)
 
     def linear(x: np.ndarray, layer: str, length: int, as_is: bool = False) -> np.ndarray:
         w = given[f"w_{layer}"]

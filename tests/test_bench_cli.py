@@ -57,7 +57,7 @@ def test_environment_names_gpu_versions_commit_and_date(quick):
 
 
 def test_twins_in_one_run_are_the_same_and_a_planted_slowdown_is_not(quick):
-    from bench.statistics import compare
+    from parity.statistics import compare
 
     for key in results.load(quick).finished:
         rows = {r["contender"]: r for r in results.load(quick).rows if r["case"] == key}

@@ -84,3 +84,12 @@ def test_empty():
     nothing = np.zeros((0, 4), np.float16)
     found = compare(nothing, nothing, bound((0, 4)))
     assert (found.verdict, found.bit_equal, found.max_abs) == ("BIT_EQUAL", 1.0, None)
+
+
+def test_ulps_are_counted_in_doubling_bins():
+    a = np.ones(9, np.float32)
+    steps = np.array([0, 0, 1, 2, 3, 4, 5, 8, 9])
+    b = (a.view(np.int32) + steps.astype(np.int32)).view(np.float32)
+    assert compare(a, b, bound(9, 1.0, 1.0)).ulps == (2, 1, 1, 2, 2, 1)
+    assert compare(a, a, bound(9, 1.0, 1.0)).ulps == (9,)
+    assert compare(a[:0], a[:0], bound(0, 1.0, 1.0)).ulps == ()

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from bench.statistics import compare, estimate, verdict
 from bench.worker_fake import noisy
+from parity.statistics import compare, estimate, verdict
 
 
 def blocks(seed: str, factor: float = 1.0) -> list[list[float]]:

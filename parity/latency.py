@@ -1,0 +1,132 @@
+"""``parity latency``: the twins and their frameworks' own MLPs on the same device, the workers taking turns in blocks.
+
+A time is only given for a case whose results were right. `bench` asks what fusion buys, with every contender and each
+framework's best stopwatch; this asks one thing, whether the twins are equally fast, by one clock that both have.
+"""
+
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from . import stimulus
+from .cases import Case, build
+from .judge import judge, prepare
+from .latency_worker import Ask
+from .process import Worker
+from .protocol import Request, blobs_from_dict
+from .run import Where
+from .statistics import Comparison, Estimate, compare, estimate
+
+SCHEMA = "parity.latency/1"
+BLOCKS = 8
+# b against a.
+PAIRS = (("torchfused", "jaxfused"), ("eager", "torchfused"), ("xla", "jaxfused"), ("eager", "xla"))
+# A chain's weights are more than the largest L2 cache, twice over, in two layers at least.
+COLD_BYTES = 128e6
+LAYERS = (2, 8)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Row:
+    """One case. ``wrong``: why nothing was timed."""
+
+    case: Case
+    plan: str
+    layers: int
+    wrong: str = ""
+    estimates: dict[str, Estimate] = field(default_factory=dict)
+    pairs: dict[tuple[str, str], Comparison] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "case": self.case.name,
+            "plan": self.plan,
+            "layers": self.layers,
+            "wrong": self.wrong,
+            "microseconds": {name: found.as_json() for name, found in self.estimates.items()},
+            "pairs": [
+                {"a": a, "b": b, "ratio": c.ratio, "low": c.low, "high": c.high, "verdict": c.verdict}
+                for (a, b), c in self.pairs.items()
+            ],
+        }
+
+
+def cases(device: str) -> list[Case]:
+    """The layers that are timed, on "gpu" or "cpu"."""
+    if device == "gpu":
+        plain, gated = (4096, 4096, 4096), (4096, 14336, 4096)
+        return [
+            build("gelu_tanh", (1, *plain), "bf16", biases="ud"),
+            build("gelu_tanh", (1, *plain), "bf16", biases="ud", plan="decode-hopper"),
+            build("gelu_tanh", (64, *plain), "bf16", biases="ud"),
+            build("gelu_tanh", (64, *plain), "bf16", biases="ud", plan="tiled-hopper"),
+            build("silu", (1, *gated), "bf16", gated=True),
+            build("silu", (1, *gated), "bf16", gated=True, plan="decode-hopper"),
+            build("silu", (16, *gated), "bf16", gated=True),
+        ]
+    return [build("gelu_tanh", (8, 32, 64, 32), biases="ud")]
+
+
+def latency(
+    asked: Iterable[Case], where: Where, *, blocks: int = BLOCKS, say: Callable[[str], None] = lambda text: None
+) -> list[Row]:
+    """A row a case. ``where.workers``: those of latency_jax.py and latency_torch.py.
+
+    Raises WorkerError if one does not start, dies or hangs, ValueError for a case whose y cannot be the next one's x.
+    """
+    workers = [Worker(spec) for spec in where.workers]
+    folder = Path(tempfile.mkdtemp(prefix="parity-latency-"))
+    try:
+        rows = []
+        for case in asked:
+            say(case.name)
+            rows.append(_row(case, where, workers, folder, blocks))
+        return rows
+    finally:
+        for worker in workers:
+            worker.close()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _row(case: Case, where: Where, workers: list[Worker], folder: Path, blocks: int) -> Row:
+    p = case.problem
+    if p.in_features != p.out_features:
+        raise ValueError(
+            f"{case.name} has {p.in_features} features in and {p.out_features} out: y is the next layer's x"
+        )
+    reason = case.skip_reason(where.device)
+    layers = max(LAYERS[0], min(LAYERS[1], round(COLD_BYTES / p.weight_bytes)))
+    if reason:
+        return Row(case=case, plan=str(case.plan), layers=layers, wrong=f"not run: {reason}")
+    arrays = stimulus.generate(p, case.stimulus, case.seed)
+    blobs = stimulus.save(arrays, folder)
+    request = Request(case=case.name, problem=p, plan=case.plan, save=case.save, arrays=blobs, out=str(folder))
+    for worker in workers:
+        worker.start()  # all come up at the same time
+    results, plan, errors = {}, "", []
+    for worker in workers:
+        worker.send(Ask(request=request, layers=layers))
+        reply = worker.receive(where.case_seconds)
+        errors += [f"{runner}: {text.strip().splitlines()[-1]}" for runner, text in reply["errors"].items()]
+        plan = plan or reply["plan"] or ""
+        for runner, stages in reply["runners"].items():
+            results[runner] = {stage: stimulus.load(blob) for stage, blob in blobs_from_dict(stages).items()}
+    if not errors:
+        pairs = judge(case, prepare(case, arrays), results, where.arithmetic, twins_equal=where.twins_equal)
+        red = [f"{pair.a} ~ {pair.b} {pair.stage}" for pair in pairs if pair.red]
+        errors += [f"wrong results: {', '.join(red[:4])}"] if red else []
+    if errors:
+        return Row(case=case, plan=plan, layers=layers, wrong="; ".join(errors))
+    samples: dict[str, list[list[float]]] = {}
+    for i in range(blocks):
+        # A B | B A | A B ...: over the workers, and over the runners inside each.
+        for worker in reversed(workers) if i % 2 else workers:
+            worker.send(Ask(reverse=bool(i % 2)))
+            for runner, taken in worker.receive(where.case_seconds)["samples"].items():
+                samples.setdefault(runner, []).append(taken)
+    found = {(a, b): compare(samples[a], samples[b]) for a, b in PAIRS if a in samples and b in samples}
+    estimates = {runner: estimate(taken) for runner, taken in samples.items()}
+    return Row(case=case, plan=plan, layers=layers, estimates=estimates, pairs=found)

@@ -1,0 +1,197 @@
+"""``parity report``: whatever the commands have written into a folder, as one page that needs nothing else."""
+
+import base64
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from .contract.tolerance import VERDICTS
+from .judge import FUSED, ORACLE
+from .page_plots import attribution, bars, image_of_order, intervals
+
+TEMPLATES = Path(__file__).with_name("templates")
+# The pairs of the verdict table and of the histograms, by what they are called there.
+COUPLES = {
+    "jaxfused ~ torchfused": FUSED,
+    "jaxfused ~ float64": ("jaxfused", ORACLE),
+    "torchfused ~ float64": ("torchfused", ORACLE),
+    "jaxfused ~ XLA": ("jaxfused", "xla"),
+    "torchfused ~ eager": ("torchfused", "eager"),
+    "XLA ~ eager": ("xla", "eager"),
+}
+# The most rows of one table of a schema that this page does not know.
+ROWS = 60
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Headline:
+    """One file in one line: is it good, and what does it say."""
+
+    name: str
+    good: bool
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Content:
+    """The files of a folder by kind ("run", "order", ...), each with its name; pictures beside them; what is no
+    report."""
+
+    reports: Mapping[str, list[tuple[str, dict[str, Any]]]]
+    pictures: list[tuple[str, str]] = field(default_factory=list)
+    strange: list[str] = field(default_factory=list)
+
+    def of(self, kind: str) -> list[tuple[str, dict[str, Any]]]:
+        return self.reports.get(kind, [])
+
+
+def collect(folder: Path) -> Content:
+    """Every ``*.json`` with a schema of this package, and every ``*.png``. Raises FileNotFoundError without any."""
+    reports: dict[str, list[tuple[str, dict[str, Any]]]] = {}
+    strange = []
+    for path in sorted(folder.glob("*.json")):
+        try:
+            found = json.loads(path.read_text())
+            package, _, kind = found["schema"].partition("/")[0].partition(".")
+        except (ValueError, KeyError, TypeError, AttributeError):
+            strange.append(path.name)
+            continue
+        if package == "parity":
+            reports.setdefault(kind, []).append((path.name, found))
+        else:
+            strange.append(path.name)
+    if not reports:
+        raise FileNotFoundError(f"{folder} has no JSON that a parity command wrote")
+    pictures = [(path.stem, _encoded(path.read_bytes())) for path in sorted(folder.glob("*.png"))]
+    return Content(reports=reports, pictures=pictures, strange=strange)
+
+
+def page(content: Content) -> str:
+    """The HTML: pictures inside, no script, nothing fetched."""
+    loader = jinja2.FileSystemLoader(TEMPLATES)
+    environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["percent"] = lambda f: "" if f is None else f"{100 * f:.4g} %"
+    environment.filters["power"] = lambda f: "" if f is None else f"{f:.1e}"
+    known = ("run", "order", "determinism", "latency", "tokens", "inject")
+    return environment.get_template("report.html.j2").render(
+        headlines=headlines(content),
+        where=[(name, _where(found)) for name, found in _all(content)],
+        content=content,
+        runs=[(name, found, _verdicts(found), _histograms(found)) for name, found in content.of("run")],
+        verdicts=VERDICTS,
+        orders=[(name, found, image_of_order(found)) for name, found in content.of("order")],
+        determinism=[(name, found, _matrix(found)) for name, found in content.of("determinism")],
+        latency=[(name, found, intervals(found)) for name, found in content.of("latency")],
+        others=[(name, kind, attribution(found), _tables(found)) for kind in content.reports if kind not in known
+                for name, found in content.of(kind)],
+    )  # fmt: skip
+
+
+def headlines(content: Content) -> list[Headline]:
+    """A line a file, the red ones first."""
+    found = []
+    for kind, reports in content.reports.items():
+        for name, report in reports:
+            good, text = _headline(kind, report)
+            found.append(Headline(name=name, good=good, text=text))
+    return sorted(found, key=lambda headline: headline.good)
+
+
+def _headline(kind: str, report: dict[str, Any]) -> tuple[bool, str]:
+    if kind == "run":
+        s, equal = report["summary"], _verdicts(report).get("jaxfused ~ torchfused", {})
+        text = f"{s['passed']} cases passed, {s['failed']} failed, {s['errors']} errors, {s['skipped']} skipped"
+        if sum(equal.values()):
+            text += f"; twins bit-equal in {equal['BIT_EQUAL']} of {sum(equal.values())}"
+        return not (s["failed"] or s["errors"] or report.get("interrupted")), text
+    if kind == "determinism":
+        red = [check for check in report["checks"] if check["red"]]
+        ys = len([c for c in report["classes"] if c["stage"] == "y"])
+        text = f"{len(report['checks'])} checks over {report['runs']} runs of each plan, {len(red)} broken promises"
+        return report["passed"], f"{text}; {ys} classes of equal y"
+    if kind == "order":
+        without = [f for f in report["findings"] if not f["order"]]
+        digests = {f["digest"] for f in report["findings"] if f["digest"]}
+        return not without, f"{len(report['findings'])} GEMMs, {len(digests)} different orders, {len(without)} without"
+    if kind == "latency":
+        wrong = [row for row in report["rows"] if row["wrong"]]
+        said = [f"{p['ratio']:.2f} ({p['verdict']})" for row in report["rows"] for p in row["pairs"][:1]]
+        return not wrong, f"jaxfused / torchfused: {', '.join(said) or 'nothing timed'}"
+    if kind == "tokens":
+        pairs = [pair for depth in report["depths"] for pair in depth["pairs"]]
+        most = max((pair["flip_rate"] for pair in pairs), default=0.0)
+        return report["passed"], f"the likeliest character flips in {100 * most:.3g} % of the steps at most"
+    if kind == "inject":
+        return not report["stages"], f"{report['case']}: {report['text']}"
+    reasons = report.get("reasons", [])
+    return not reasons and report.get("passed", True), "; ".join(map(str, reasons)) or "nothing is red"
+
+
+def _verdicts(report: dict[str, Any]) -> dict[str, dict[str, int]]:
+    """Of each couple, how many cases have which verdict as their worst."""
+    found: dict[str, dict[str, int]] = {}
+    for title, couple in COUPLES.items():
+        counts: dict[str, int] = dict.fromkeys(map(str, VERDICTS), 0)
+        for case in report["cases"]:
+            of = [VERDICTS.index(pair["verdict"]) for pair in case["pairs"] if (pair["a"], pair["b"]) == couple]
+            if of:
+                counts[VERDICTS[max(of)]] += 1
+        if any(counts.values()):
+            found[title] = counts
+    return found
+
+
+def _histograms(report: dict[str, Any]) -> list[tuple[str, str]]:
+    """Of each couple, the ulps between their y over all cases, as bars."""
+    found = []
+    for title, couple in COUPLES.items():
+        total: list[int] = []
+        for case in report["cases"]:
+            for pair in case["pairs"]:
+                if (pair["a"], pair["b"]) == couple and pair["stage"] == "y":
+                    counts = pair.get("ulps", [])
+                    total += [0] * (len(counts) - len(total))
+                    for i, count in enumerate(counts):
+                        total[i] += count
+        if sum(total):
+            found.append((title, bars(total)))
+    return found
+
+
+def _matrix(report: dict[str, Any]) -> list[tuple[tuple[str, str, str], dict[str, dict[str, Any]]]]:
+    """The checks by (case, plan, runner)."""
+    found: dict[tuple[str, str, str], dict[str, dict[str, Any]]] = {}
+    for check in report["checks"]:
+        found.setdefault((check["case"], check["plan"], check["runner"]), {})[check["check"]] = check
+    return list(found.items())
+
+
+def _tables(report: dict[str, Any]) -> list[tuple[str, list[str], list[dict[str, Any]]]]:
+    """Every list of records in a report of which no more is known: (its name, columns, rows)."""
+    found = []
+    for name, value in report.items():
+        rows = [row for row in value if isinstance(row, dict)] if isinstance(value, list) else []
+        if rows:
+            columns = [key for key, cell in rows[0].items() if not isinstance(cell, list | dict) or len(str(cell)) < 60]
+            found.append((name, columns, rows[:ROWS]))
+    return found
+
+
+def _where(report: dict[str, Any]) -> str:
+    e = report.get("environment", {})
+    versions = ", ".join(f"{name} {version}" for name, version in e.get("versions", {}).items())
+    parts = [e.get("gpu") or "CPU, interpreters", f"driver {e['driver']}" if e.get("driver") else "", versions]
+    parts += [f"commit {e['commit'][:12]}" if e.get("commit") else "", e.get("date", "")]
+    return "; ".join(filter(None, parts))
+
+
+def _all(content: Content) -> Iterable[tuple[str, dict[str, Any]]]:
+    return (pair for reports in content.reports.values() for pair in reports)
+
+
+def _encoded(data: bytes) -> str:
+    return base64.b64encode(data).decode()

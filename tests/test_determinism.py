@@ -1,0 +1,95 @@
+"""`parity determinism`: what is the same bits is said to be, and each way of not being it is red in its place."""
+
+import json
+
+import pytest
+from planted import CPU, specs, where
+from typer.testing import CliRunner
+
+from parity import commands
+from parity.cases import build
+from parity.determinism import SCHEMA, Battery, cases, determinism, plans
+
+CASE = build("gelu_tanh", (20, 40, 70, 24), "fp16", biases="ud")
+
+
+def battery(fault: str = "", case=CASE, **options) -> Battery:
+    return determinism([case], where(fault, **options), runs=4, processes=2)
+
+
+def red(found: Battery) -> set[tuple[str, str]]:
+    return {(check.runner, check.check) for check in found.checks if check.red}
+
+
+def test_right_runners_pass_and_are_one_class():
+    found = battery()
+    assert found.passed
+    asked = {check.check for check in found.checks}
+    assert asked == {"repeat", "process", "alone", "batch", "position", "shared hidden", "shared y"}
+    # The emulation knows no split: all its plans have the bits of one.
+    (y,) = (c for c in found.classes if c.stage == "y")
+    assert {member.split()[0] for member in y.members} == {"jaxfused", "torchfused", "xla", "eager"}
+    assert {stage.stage for stage in found.classes} == {"s", "h", "y"}
+
+
+def test_sums_in_random_order_are_red():
+    found = battery("atomics")
+    assert {("torchfused", "repeat"), ("torchfused", "process"), ("all", "shared hidden")} <= red(found)
+    assert not [check for check in found.checks if check.red and check.runner == "jaxfused"]
+    detail = next(c.detail for c in found.checks if c.red and c.check == "repeat")
+    assert "results: s" in detail
+
+
+@pytest.mark.parametrize(
+    ("fault", "checks"),
+    [("split_by_rows", {"alone"}), ("first_row", {"position"}), ("split_up", set())],
+)
+def test_bits_that_hang_on_the_batch_are_red(fault, checks):
+    found = battery(fault)
+    own = {check for runner, check in red(found) if runner == "torchfused"}
+    assert checks <= own
+    assert "repeat" not in own
+    assert "process" not in own
+
+
+def test_twins_that_should_share_bits_and_do_not_are_red():
+    found = battery("split_up")
+    # (Float16 forgets in h what s differs in: y is the same.)
+    assert red(found) == {("all", "shared hidden")}
+    assert len([c for c in found.classes if c.stage == "s"]) == 2
+
+
+def test_an_interpreter_promises_less():
+    assert battery("split_by_rows", device=CPU).passed
+    assert not battery("atomics", device=CPU).passed
+    assert not battery("first_row", device=CPU).passed
+
+
+def test_plans_are_those_that_can_run_and_have_partners():
+    for device, kind in (("cpu", where(device=CPU)), ("gpu", where())):
+        for case in cases(device):
+            found = plans(case.problem, kind)
+            splits = [plan.split_k for plan in found.values()]
+            assert {(1, 1), (2, 2), (4, 2)} <= {split for split in splits if splits.count(split) > 1}
+            assert ({"decode-hopper", "tiled-hopper"} <= found.keys()) is (device == "gpu")
+
+
+def test_command_writes_json_and_its_exit_code_is_the_verdict(tmp_path, monkeypatch):
+    path = tmp_path / "determinism.json"
+    arguments = ["determinism", "--device", "cpu", "--case", "gelu_tanh-ud-fp32-33x47x65x29"]
+    for fault, code in (("", 0), ("atomics", 1)):
+        monkeypatch.setattr(commands, "specs", lambda device, fault=fault: specs(fault))
+        done = CliRunner().invoke(commands.app, [*arguments, "--runs", "2", "--processes", "1", "--json", str(path)])
+        content = json.loads(path.read_text())
+        assert content["schema"] == SCHEMA
+        assert done.exit_code == code, done.output
+        assert ("passed" in done.output) is (not fault)
+        assert content["passed"] is (not fault)
+        assert {"sha256", "members"} <= content["classes"][0].keys()
+
+
+def test_a_command_s_own_cases_come_first():
+    own = cases("gpu")
+    assert commands._chosen(None, own) == own
+    assert commands._chosen(["silu*"], own) == own[1:]
+    assert [case.name for case in commands._chosen(["tanh-d-fp32*"], own)] == ["tanh-d-fp32-1x37x70x19-small-recompute"]
