@@ -17,11 +17,12 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 from jax.extend.core import Jaxpr, Literal
 
 from parity.contract.hopper_tiles import PART
+from parity.contract.schedule import COLUMNS
 
 # The layout of wgmma's sums.
 SUMS = plgpu.Layout.WGMMA
-# What an epilogue works on at a time; a row of 16-bit columns is what one swizzle spans.
-ROWS, COLUMNS = PART
+# What is read and written at a time; a row of 16-bit columns is what one swizzle spans.
+ROWS, WIDTH = PART
 # As XLA's Triton compiler spells them, each rounded: left to Mosaic, ptxas contracts a product into an addition, even
 # across lax.optimization_barrier.
 _INSTRUCTIONS = {
@@ -35,9 +36,30 @@ _SWIZZLE = (plgpu.SwizzleTransform(128),)
 _SCALAR = plgpu.Layout.WG_SPLAT(())
 
 
-def as_triton(f: Callable[..., Array], *args: Array) -> Array:
-    """``f(*args)`` of float32 sums in the instructions of XLA's Triton compiler: the other kernels' bits."""
-    return _evaluate(jax.make_jaxpr(f)(*args).jaxpr, args)[0]
+def as_triton(f: Callable[..., Any], *args: Array) -> Any:
+    """``f(*args)``, element by element of matrices in SUMS, in the instructions of XLA's Triton compiler: the other
+    kernels' bits. A few columns at a time, so that what comes in between fits registers."""
+    columns = args[0].shape[1]
+    width = COLUMNS if columns % COLUMNS == 0 else columns
+    given = [[a[:, i : i + width] for a in args] for i in range(0, columns, width)]
+    closed, out = jax.make_jaxpr(f, return_shape=True)(*given[0])
+    parts = [_evaluate(closed.jaxpr, some) for some in given]
+    return jax.tree.unflatten(jax.tree.structure(out), [_join(list(part)) for part in zip(*parts, strict=True)])
+
+
+def _join(parts: list[Array]) -> Array:
+    """The matrix of such columns side by side."""
+    rows, width = parts[0].shape
+
+    @plgpu.inline_mgpu(
+        arg_types=([SUMS] * len(parts),),
+        return_type=plgpu.ShapeDtypeStruct((rows, width * len(parts)), parts[0].dtype, layout=SUMS),
+    )
+    def join(_, parts):
+        registers = np.concatenate([part.registers for part in parts], axis=1)
+        return mgpu.FragmentedArray(_registers=registers, _layout=parts[0].layout, _is_signed=parts[0].is_signed)
+
+    return join(parts)
 
 
 def _evaluate(jaxpr: Jaxpr, args: Any) -> list[Array]:
@@ -73,13 +95,13 @@ def _instruction(name: str, *given: Any) -> Array:
 
 
 def load_bias(ref: jax.Ref, n: Array) -> Array:
-    """``[COLUMNS]`` of ``ref`` ``[N]`` from column n on, for ``spread``. Past the edge, the edge's elements: they are
+    """``[WIDTH]`` of ``ref`` ``[N]`` from column n on, for ``spread``. Past the edge, the edge's elements: they are
     in bounds, and nothing keeps what becomes of them. N is a multiple of 2."""
     layout = SUMS.reduce(0)
 
     @plgpu.inline_mgpu(
         arg_types=(plgpu.RefType(), _SCALAR),
-        return_type=plgpu.ShapeDtypeStruct((COLUMNS,), ref.dtype, layout=layout),
+        return_type=plgpu.ShapeDtypeStruct((WIDTH,), ref.dtype, layout=layout),
     )
     def load(_, ref, first):
         held, i64 = layout.to_mgpu(), ir.IntegerType.get_signless(64)
@@ -87,8 +109,8 @@ def load_bias(ref: jax.Ref, n: Array) -> Array:
         pair = ir.VectorType.get((held.vector_length,), kind)
         base, last = utils.memref_ptr(ref), utils.c(size - held.vector_length, i64)
         start = arith.extui(i64, first.registers.item())
-        registers = np.empty(held.registers_shape((COLUMNS,)), dtype=object)
-        for at, (i,) in zip(np.ndindex(registers.shape), held.thread_idxs((COLUMNS,)), strict=True):
+        registers = np.empty(held.registers_shape((WIDTH,)), dtype=object)
+        for at, (i,) in zip(np.ndindex(registers.shape), held.thread_idxs((WIDTH,)), strict=True):
             offset = arith.minui(arith.addi(start, arith.index_castui(i64, i)), last)
             registers[at] = llvm.load(pair, utils.getelementptr(base, [offset], kind))
         return mgpu.FragmentedArray(_registers=registers, _layout=held, _is_signed=None)
@@ -97,7 +119,7 @@ def load_bias(ref: jax.Ref, n: Array) -> Array:
 
 
 def spread(bias: Array) -> Array:
-    """``[ROWS, COLUMNS]`` in float32: the bias of each column."""
+    """``[ROWS, WIDTH]`` in float32: the bias of each column."""
     return plgpu.layout_cast(lax.broadcast_in_dim(bias.astype(jnp.float32), PART, (1,)), SUMS)
 
 
@@ -112,7 +134,7 @@ class Inbox:
         the next ones may be asked for. Past an edge, they are zeros."""
         warpgroup = lax.axis_index("warpgroup")
         for ref, room in zip(self._refs, self._rooms, strict=True):
-            source = ref.at[pl.ds(m, ROWS), pl.ds(n, COLUMNS)]
+            source = ref.at[pl.ds(m, ROWS), pl.ds(n, WIDTH)]
             plgpu.copy_gmem_to_smem(source, room.at[warpgroup], self._there.at[warpgroup])
 
         def take():
@@ -143,12 +165,12 @@ class Staging:
         self._copies = 0
 
     def put(self, ref: jax.Ref, m: Array, n: Array, value: Array) -> None:
-        """Rounds ``value`` ``[ROWS, COLUMNS]`` into ``ref`` from row m and column n on, as far as that is there."""
+        """Rounds ``value`` ``[ROWS, WIDTH]`` into ``ref`` from row m and column n on, as far as that is there."""
         value = value.astype(ref.dtype)
         width = 128 // ref.dtype.itemsize
-        for i in range(0, COLUMNS, width):
+        for i in range(0, WIDTH, width):
             target = ref.at[pl.ds(m, ROWS), pl.ds(n + i, width)]
-            self._copy(target, value if width == COLUMNS else value[:, i : i + width])
+            self._copy(target, value if width == WIDTH else value[:, i : i + width])
 
     def _copy(self, target: Any, value: Array) -> None:
         kind = jnp.dtype(value.dtype)
@@ -191,7 +213,7 @@ def _unstage(buffer: Any) -> Array:
         return_type=plgpu.ShapeDtypeStruct(PART, buffer.dtype, layout=SUMS),
     )
     def load(_, buffer):
-        tiled = mgpu.memref_reshape(buffer, (ROWS // 8, 1, 8, COLUMNS))
+        tiled = mgpu.memref_reshape(buffer, (ROWS // 8, 1, 8, WIDTH))
         return mgpu.FragmentedArray.load_tiled(tiled, swizzle=128)
 
     return load(buffer)

@@ -21,7 +21,7 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 from parity.contract.hopper_tiles import DEPTH, LAG
 from parity.contract.tiles import Tiles
 
-from .hopper_epilogue import COLUMNS, ROWS, SUMS, Staging, staging_memory
+from .hopper_epilogue import ROWS, SUMS, WIDTH, Staging, staging_memory
 
 # Those that multiply, and all.
 MULTIPLIERS, WARPGROUPS = 2, 3
@@ -105,7 +105,7 @@ def gemm_body(
 ) -> None:  # fmt: skip
     """All that a program does: the sums of ``products``, one chain, all of the first, then the next.
 
-    ``finish(staging, m, n, given, *sums)`` of each part ``[ROWS, COLUMNS]`` of a tile, from row m and column n on, one
+    ``finish(staging, m, n, given, *sums)`` of each part ``[ROWS, WIDTH]`` of a tile, from row m and column n on, one
     sum for each right operand. ``prepare(m, n)`` asks for what it needs, before the part before it is finished, and
     returns what waits for that. ``kinds``: the results' types.
     """
@@ -222,7 +222,7 @@ def _tiles(
     """What a multiplying warpgroup does."""
     warpgroup = lax.axis_index("warpgroup")
     steps = cut.steps * len(products)
-    parts = [(i, j) for i in range(0, cut.rows, ROWS) for j in range(0, cut.tiles.n, COLUMNS)]
+    parts = [(i, j) for i in range(0, cut.rows, ROWS) for j in range(0, cut.tiles.n, WIDTH)]
     count = _mine(cut)
     if not cut.shared:
         count = lax.div(count + MULTIPLIERS - 1 - warpgroup, MULTIPLIERS)
@@ -239,7 +239,7 @@ def _tiles(
             given = take()
             if at + 1 < len(parts):
                 take = prepare(m + parts[at + 1][0], n + parts[at + 1][1])
-            finish(held, m + i, n + j, given, *(acc[i : i + ROWS, j : j + COLUMNS] for acc in accs))
+            finish(held, m + i, n + j, given, *(acc[i : i + ROWS, j : j + WIDTH] for acc in accs))
 
     lax.fori_loop(0, count, tile, None)
     plgpu.wait_smem_to_gmem(0)

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 
 from jax import Array
-from jax import numpy as jnp
 
 from parity.contract.tiles import Tiles
 
@@ -36,6 +35,10 @@ def linear_fwd_kernel(
     weights = tuple(Operand(ref) for ref in (w_ref, gate_ref) if ref is not None)
     biases = (b_ref, b_gate_ref)[: len(weights)]
 
+    def activated(s, u=None):
+        y = activation(s)
+        return (y if u is None else y * u).astype(y_ref.dtype)
+
     def prepare(m, n):
         given = [None if ref is None else load_bias(ref, n) for ref in biases]
         return lambda: given
@@ -43,8 +46,7 @@ def linear_fwd_kernel(
     def finish(staging, m, n, given, *sums):
         sums = [s if b is None else s + spread(b) for s, b in zip(sums, given, strict=True)]
         acc, s = sums[0], sums[-1]
-        y = as_triton(activation, s)
-        y = y if gate_ref is None else as_triton(jnp.multiply, y, acc)
+        y = as_triton(activated, *((s,) if gate_ref is None else (s, acc)))
         if s_ref is not None:
             staging.put(s_ref, m, n, s)
         if u_ref is not None:

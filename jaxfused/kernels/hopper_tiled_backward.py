@@ -35,25 +35,23 @@ def hidden_bwd_kernel(
     M, K = dy_ref.shape
     N = w_ref.shape[0]
     cut = Cut(M=M, N=N, K=K, tiles=tiles, shared=shared, stages=stages, group_m=group_m)
-    saved = [ref for ref in (s_ref, u_ref) if ref is not None]
+    saved, made = ([ref for ref in refs if ref is not None] for refs in ((s_ref, u_ref), (ds_ref, du_ref, h_ref)))
+    kind = ds_ref.dtype
+
+    def finished(dh, s, u=None):
+        """ds, du where there is one, and h."""
+        s, u = s.astype(jnp.float32), None if u is None else u.astype(jnp.float32)
+        slope, f = derivative(s), activation(s)
+        found = [dh * slope, f] if u is None else [dh * u * slope, dh * f, f * u]
+        return [value.astype(kind) for value in found[: len(made)]]
 
     def finish(staging, m, n, given, dh):
-        s, *rest = (a.astype(jnp.float32) for a in given)
-        if not rest:
-            staging.put(ds_ref, m, n, as_triton(jnp.multiply, dh, as_triton(derivative, s)))
-            if h_ref is not None:
-                staging.put(h_ref, m, n, as_triton(activation, s))
-            return
-        (u,) = rest
-        staging.put(ds_ref, m, n, as_triton(jnp.multiply, as_triton(jnp.multiply, dh, u), as_triton(derivative, s)))
-        f = as_triton(activation, s)
-        staging.put(du_ref, m, n, as_triton(jnp.multiply, dh, f))
-        if h_ref is not None:
-            staging.put(h_ref, m, n, as_triton(jnp.multiply, f, u))
+        for ref, value in zip(made, as_triton(finished, dh, *given), strict=True):
+            staging.put(ref, m, n, value)
 
     def run(rooms, there):
         inbox = Inbox(saved, rooms, there)
-        gemm_body([Product(Operand(dy_ref), (Operand(w_ref, True),))], cut, [ds_ref.dtype], inbox.ask, finish)
+        gemm_body([Product(Operand(dy_ref), (Operand(w_ref, True),))], cut, [kind], inbox.ask, finish)
 
     pl.run_scoped(run, *inbox_memory(MULTIPLIERS, saved), collective_axes="warpgroup")
 
