@@ -8,7 +8,7 @@ import pytest
 
 from parity.contract.dtypes import DTYPES
 from parity.contract.errors import UnsupportedError
-from parity.contract.plan import LIBRARY, Plan, Strategy, choose, complete, limitation
+from parity.contract.plan import LIBRARY, Backend, Plan, Strategy, choose, complete, limitation
 from parity.contract.problem import Device, Problem
 from parity.contract.schedule import decode_stages
 from parity.contract.tiles import Tiles, chain_length, stage_bytes
@@ -96,7 +96,13 @@ def test_choices_and_their_reasons():
     assert "compute capability 8.0, Tesla T4 has 7.5" in choose(problem(), T4).why
     large = {"dtype": "bfloat16", "in_features": 4096, "hidden_features": 4096, "out_features": 4096}
     xla = replace(H200, library="xla")
-    assert choose(problem(16, **large), H200).plan.strategy is Strategy.TILED
+    assert str(choose(problem(16, **large), H200).plan) == "decode/hopper"
+    assert choose(problem(16, **large), H200).why.startswith(
+        "measured to be faster than the library: decode/hopper: at"
+    )
+    assert choose(problem(16, **large, packed=False), H200).plan.backend is Backend.PORTABLE
+    assert choose(problem(4096, **large, gated=True), H200).plan.backend is Backend.HOPPER
+    assert choose(problem(4096, **large, gated=True), A10).plan == LIBRARY
     assert choose(problem(16, **large), xla).plan == LIBRARY
     assert choose(problem(17, **large), H200).plan == LIBRARY
     assert choose(problem(17, **large), xla).plan.strategy is Strategy.TILED

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 # What each framework says in its own way, and nothing else. (file, name) -> why.
 ONLY_JAX_FILES = {"linen.py"}
 # jax keeps no state between calls, launches through XLA, and has no version that differs in what is used.
-ONLY_TORCH_FILES = {"_compat.py", "arrivals.py", "launcher.py", "settled.py"}
+ONLY_TORCH_FILES = {"_compat.py", "arrivals.py", "hopper.py", "launcher.py", "settled.py"}
 ONLY_HERE = {
     ("device.py", "interpreted"): "Triton keeps this switch itself",
     ("module.py", "promote"): "Flax separates what is stored from what is computed in",
@@ -106,18 +106,12 @@ HELPERS = {
     ("launch_tiled_portable.py", "_zeros"): "an output is described in Pallas, allocated in torch",
     ("launch_tiled_hopper.py", "_launch"): "as launch_tiled_portable.py's",
     ("launch_tiled_hopper.py", "_launcher"): "as launch_tiled_portable.py's",
-    ("launch_tiled_hopper.py", "_gluon"): "Gluon takes Triton's functions compiled anew",
-    ("launch_tiled_hopper.py", "_described"): "Pallas makes its own tensor maps",
-    ("launch_tiled_hopper.py", "_layout"): "as _described",
     ("launch_tiled_hopper.py", "_lain"): "strides say in torch what Pallas is told",
-    ("launch_tiled_hopper.py", "_packed"): "an upstream gradient of torch may be anything",
     ("launch_tiled_hopper.py", "_split"): "Pallas brings a tile of a wide matrix in one copy of three axes",
     ("launch_tiled_hopper.py", "_whole"): "as _split",
     ("launch_decode_portable.py", "_launch"): "two launches hand outputs on where arrays are values",
     ("launch_decode_portable.py", "_launchers"): "as launch_tiled_portable.py's",
     ("launch_decode_hopper.py", "_launcher"): "as launch_tiled_portable.py's",
-    ("launch_decode_hopper.py", "_activation"): "Gluon takes Triton's functions compiled anew",
-    ("launch_decode_hopper.py", "_described"): "Pallas makes its own tensor maps",
     ("launch_decode_hopper.py", "_cut"): "in Triton part of the launcher's constants",
     ("kernels/decode.py", "_block"): "Triton's loop over a program's blocks stands in the kernel",
     ("kernels/decode.py", "_blocks"): "Pallas' loop has a body of its own",

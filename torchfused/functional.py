@@ -21,6 +21,7 @@ from parity.contract.saved import check_save
 
 from . import launch, reference, settled, training
 from .device import device_of
+from .hopper import ALIGNMENT
 from .launcher import launches_seen
 
 _TANGENTS = (
@@ -203,9 +204,17 @@ def _autocast(*operands: Any) -> tuple[Any, ...]:
 def _described(operands: tuple[Any, ...]) -> tuple[torch.device, tuple]:
     """What the decision hangs on, in values that a compiler's trace holds as constants."""
     shape = _constant_shape if torch.compiler.is_compiling() else _shape
-    return operands[0].device, tuple(
-        None if t is None else (shape(t), t.dtype, t.device, t.is_contiguous()) for t in operands
-    )
+    return operands[0].device, tuple(None if t is None else (shape(t), t.dtype, t.device, _packed(t)) for t in operands)
+
+
+def _packed(t: Tensor) -> bool:
+    if torch.compiler.is_compiling() or not t.is_contiguous():
+        return t.is_contiguous()
+    try:
+        return t.data_ptr() % ALIGNMENT == 0
+    except RuntimeError:
+        # A fake one, or one that a transform has wrapped, lies nowhere.
+        return True
 
 
 def _shape(t: Tensor) -> tuple[int, ...]:

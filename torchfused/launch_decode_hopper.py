@@ -1,20 +1,18 @@
 """Strategy ``decode``, backend ``hopper``: a Plan -> one launch that streams the weights through a ring."""
 
-from functools import cache, lru_cache
+from functools import lru_cache
 from typing import Any
 
 import torch
-from triton.experimental import gluon
-from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
-from parity.contract.errors import UnsupportedError
 from parity.contract.plan import HOPPER_DEPTH, Plan
 from parity.contract.problem import Device
 from parity.contract.schedule import programs
 
 from .activations import ACTIVATIONS
 from .arrivals import arrivals_of
-from .kernels.hopper_decode import BN, TILE, WIDE, decode_fwd_kernel
+from .hopper import described, in_gluon, packed
+from .kernels.hopper_decode import BN, WIDE, decode_fwd_kernel
 from .launcher import Launcher
 
 # Bytes of weights on their way to a processor at a time: enough for the memory's whole rate.
@@ -68,11 +66,11 @@ def decode(
             arrivals_of(x.device),
         ),
         (
-            _described(x, rows),
-            _described(w_up, BN.value),
-            _described(w_up if w_gate is None else w_gate, BN.value),
-            _described(w_down, BN.value),
-            _described(out["h"], rows),
+            described(packed(x), rows, WIDE.value),
+            described(w_up, BN.value, WIDE.value),
+            described(w_up if w_gate is None else w_gate, BN.value, WIDE.value),
+            described(w_down, BN.value, WIDE.value),
+            described(out["h"], rows, WIDE.value),
         ),
     )
     return out
@@ -103,7 +101,7 @@ def _launcher(
         "STAGES": stages,
         "TILES": tiles,
         "AHEAD": min(max(1, _AHEAD // weights), stages),
-        "ACTIVATION": _activation(activation),
+        "ACTIVATION": in_gluon(ACTIVATIONS[activation]),
         "GATED": gated,
         "BIAS_UP": biases[0],
         "BIAS_GATE": biases[1],
@@ -113,18 +111,3 @@ def _launcher(
     options = {"num_warps": 4, "enable_fp_fusion": False, "launch_cooperative_grid": True}
     grid = programs(max(hidden, n) // BN.value, device)
     return Launcher(kernel, grid, sizes, constants, options)
-
-
-@cache
-def _activation(name: str) -> Any:
-    return gluon.jit(ACTIVATIONS[name].fn)
-
-
-def _described(t: torch.Tensor, rows: int) -> TensorDescriptor:
-    if t.data_ptr() % 16:
-        # Not known to a trace, which the plan may have been chosen in.
-        raise UnsupportedError(
-            f"the hopper backend reads operands from a multiple of 16 bytes on, one of shape {list(t.shape)} starts "
-            f"{t.data_ptr() % 16} bytes after one; copy it, or use the portable backend"
-        )
-    return TensorDescriptor.from_tensor(t, [rows, WIDE.value], TILE.value)

@@ -5,9 +5,6 @@ from functools import lru_cache
 from typing import Any
 
 import torch
-from triton.experimental import gluon
-from triton.experimental.gluon import language as gl
-from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
 from parity.contract.hopper_tiles import DEPTH, GROUP_M, PART, hopper_tiles_for, shared, slots
 from parity.contract.plan import Gemm
@@ -15,6 +12,7 @@ from parity.contract.problem import Device
 from parity.contract.tiles import Tiles
 
 from .activations import ACTIVATIONS, DERIVATIVES
+from .hopper import described, in_gluon, packed
 from .kernels.hopper_tiled import linear_fwd_kernel
 from .kernels.hopper_tiled_backward import hidden_bwd_kernel, product_bwd_kernel
 from .launcher import Launcher
@@ -52,7 +50,7 @@ def linear(
         sum(t.itemsize for t in out.values()) * (1 if taps else 2),
         (w if b is None else b, w if b_gate is None else b_gate),
         (
-            (x, tiles.m, DEPTH),
+            (packed(x), tiles.m, DEPTH),
             (w, tiles.n, DEPTH),
             (w if gate is None else gate, tiles.n, DEPTH),
             *((out.get(name, out["y"]), *PART) for name in ("y", "s", "u")),
@@ -92,7 +90,7 @@ def hidden_bwd(
         sum(t.itemsize for t in (s, *out.values(), *(s,) * gated)),
         (),
         (
-            (_packed(dy), tiles.m, DEPTH),
+            (packed(dy), tiles.m, DEPTH),
             (w, DEPTH, tiles.n),
             *((t, *PART) for t in (s, saved.get("u", s))),
             *((out.get(name, s), *PART) for name in ("h", "d_s", "d_u")),
@@ -142,12 +140,7 @@ def product(
 
 def _lain(t: torch.Tensor, rows: bool, size: int) -> tuple[torch.Tensor, int, int]:
     """``t`` ``[rows, K]`` as it lies in memory, rows first or K first, and the block of so many rows of it."""
-    return (_packed(t), size, DEPTH) if rows else (_packed(t.t()), DEPTH, size)
-
-
-def _packed(t: torch.Tensor) -> torch.Tensor:
-    """``t``, or a copy that TMA can read: an upstream gradient may be anything."""
-    return t if t.is_contiguous() and t.data_ptr() % 16 == 0 else t.clone(memory_format=torch.contiguous_format)
+    return (packed(t), size, DEPTH) if rows else (packed(t.t()), DEPTH, size)
 
 
 def _launch(
@@ -157,12 +150,12 @@ def _launch(
     weights: int,
     staged: int,
     pointers: tuple[torch.Tensor, ...],
-    described: tuple[tuple[torch.Tensor, int, int], ...],
+    blocks: tuple[tuple[torch.Tensor, int, int], ...],
     sizes: tuple[int, int, int],
     **constants: Any,
 ) -> None:
     launch = _launcher(kernel, device, tiles, weights, staged, sizes, tuple(constants.items()))
-    launch(pointers, tuple(_described(*d) for d in described))
+    launch(pointers, tuple(described(*d) for d in blocks))
 
 
 @lru_cache(maxsize=4096)
@@ -183,20 +176,6 @@ def _launcher(
         "SHARED": shared(tiles, weights),
         "GROUP_M": GROUP_M,
     }
-    given |= {name: value if isinstance(value, bool) else _gluon(value) for name, value in constants}
+    given |= {name: value if isinstance(value, bool) else in_gluon(value) for name, value in constants}
     programs = min(device.sm_count, -(m // -tiles.m) * -(n // -tiles.n))
     return Launcher(kernel, programs, sizes, given, {"num_warps": 4, "enable_fp_fusion": False})
-
-
-@lru_cache(maxsize=64)
-def _gluon(f: Any) -> Any:
-    return gluon.jit(f.fn)
-
-
-@lru_cache(maxsize=64)
-def _layout(bits: int, columns: int) -> gl.NVMMASharedLayout:
-    return gl.NVMMASharedLayout(swizzle_byte_width=min(128, columns * bits // 8), element_bitwidth=bits, rank=2)
-
-
-def _described(t: torch.Tensor, rows: int, columns: int) -> TensorDescriptor:
-    return TensorDescriptor.from_tensor(t, [rows, columns], _layout(8 * t.itemsize, columns))

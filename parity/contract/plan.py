@@ -181,16 +181,34 @@ def _choose(problem: Problem, device: Device, forced: Plan | None, training: boo
     if limit and device.kind == "interpreter":
         # An interpreter is asked for to see the kernels run: running something else would hide what was asked.
         raise UnsupportedError(limit)
-    limit = limit or _slower(problem, device, training)
     if limit:
         return Choice(plan=LIBRARY, why=limit)
-    return Choice(plan=complete(Plan(), problem, device), why="the fused kernels serve this problem on this device")
-
-
-def _slower(problem: Problem, device: Device, training: bool) -> str | None:
-    """Why the library is the faster choice, where it was measured to be."""
     if device.kind != "gpu":
-        return None
+        return Choice(plan=complete(Plan(), problem, device), why="an interpreter is there to see the kernels run")
+    return _fastest(problem, device, training)
+
+
+def _fastest(problem: Problem, device: Device, training: bool) -> Choice:
+    """What was measured to be the fastest: our kernels within the regions, the library elsewhere."""
+    why = _never(problem, training)
+    if why:
+        return Choice(plan=LIBRARY, why=why)
+    regions = FASTER[device.library]
+    for region in regions:
+        strategy, backend = region.plan.split("/")
+        plan = Plan(strategy=Strategy(strategy), backend=Backend(backend))
+        if region.holds(problem) and not limitation(problem, device, plan):
+            return Choice(plan=complete(plan, problem, device), why=f"measured to be faster than the library: {region}")
+    why = (
+        f"16-bit problems run on the library, except where our kernels were measured to be faster: "
+        f"{'; '.join(map(str, regions))}; this one has {problem.m} rows and {problem.weight_bytes / 1e6:.1f} MB of "
+        "weights"
+    )
+    return Choice(plan=LIBRARY, why=why)
+
+
+def _never(problem: Problem, training: bool) -> str | None:
+    """Why the library is the faster choice whatever the sizes are."""
     if training:
         return (
             "gradients are wanted, and a training step is faster with the vendor's GEMMs than with the portable "
@@ -201,14 +219,7 @@ def _slower(problem: Problem, device: Device, training: bool) -> str | None:
             "float32 runs without tensor cores, or needs its inputs rounded to tf32 first, and the vendor's GEMM is "
             "faster there (measured 1.4 to 8.3 times at one row in IEEE float32)"
         )
-    regions = FASTER[device.library]
-    if any(region.holds(problem) for region in regions):
-        return None
-    return (
-        f"16-bit problems run on the library, except where the portable kernels were measured to be faster: "
-        f"{'; '.join(map(str, regions))}; this one has {problem.m} rows and {problem.weight_bytes / 1e6:.1f} MB of "
-        "weights"
-    )
+    return None
 
 
 def limitation(problem: Problem, device: Device, plan: Plan) -> str | None:
@@ -267,7 +278,10 @@ def _not_for_hopper(problem: Problem, device: Device, plan: Plan) -> str | None:
     if problem.dtype == "float32":
         return "the hopper backend serves float16 and bfloat16, these are float32; use portable"
     if not problem.packed:
-        return "the hopper backend reads packed row-major operands, one of these is strided; use portable"
+        return (
+            "the hopper backend reads packed row-major operands from a multiple of 16 bytes on, one of these is strided "
+            "or starts elsewhere; use portable"
+        )
     if plan.splits != (1, 1):
         return f"the hopper backend sums one chain, split_k is {plan.split_k}; use portable"
     if plan.strategy is Strategy.TILED:

@@ -14,7 +14,7 @@ class Problem:
 
     ``x`` is ``[m, in_features]``, the hidden layer ``[m, hidden_features]``, ``y`` is ``[m, out_features]``.
     ``precision`` speaks of float32 inputs only: "ieee", or "tf32" (inputs of each GEMM rounded to 10 fraction bits).
-    ``packed``: every operand is row-major and without gaps.
+    ``packed``: every operand is row-major, without gaps, and starts at a multiple of 16 bytes.
 
     Raises ValueError for sizes below 1 (``m`` below 0), unknown names, or a gate bias without a gate.
     """
