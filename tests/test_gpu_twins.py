@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from parity.gpu import find_gpu
+
 pytestmark = pytest.mark.gpu
 
 RUN = """
@@ -17,17 +19,19 @@ import hashlib, json
 import numpy as np
 from adapter_{twin} import gradients, run
 from parity.contract.activations import ACTIVATIONS
+from parity.contract.plan import Plan
 from parity.contract.saved import SAVES
 from yardstick import draw
 found = {{}}
 small = [((70, 264, 392, 136), name, True, "bfloat16", save) for name, save in zip(ACTIVATIONS, SAVES * 3)]
 large = [((1024, 4096, 4096, 4096), "gelu_tanh", False, "bfloat16", "preact"),
          ((257, 4096, 14336, 4096), "silu", True, "bfloat16", "hidden")]
-for shape, name, gated, dtype, save in small + large:
-    drawn = draw(shape, activation=name, gated=gated, biases="ugd" if gated else "ud", dtype=dtype, judged=False)
+for shape, name, gated, dtype, save, backend in [(*case, backend) for case in small + large for backend in {backends}]:
+    biases, plan = "ugd" if gated else "ud", Plan(backend=backend)
+    drawn = draw(shape, activation=name, gated=gated, biases=biases, dtype=dtype, plan=plan, judged=False)
     for stage, values in (run(drawn) | gradients(drawn, save)).items():
         bits = np.ascontiguousarray(values.view(f"u{{values.itemsize}}"))
-        found[f"{{shape}}-{{name}}-{{stage}}"] = hashlib.sha256(bits.tobytes()).hexdigest()
+        found[f"{{backend}}-{{shape}}-{{name}}-{{stage}}"] = hashlib.sha256(bits.tobytes()).hexdigest()
 print(json.dumps(found))
 """
 
@@ -35,9 +39,11 @@ print(json.dumps(found))
 @pytest.fixture(scope="module")
 def results() -> dict[str, dict[str, str]]:
     here = str(Path(__file__).parent)
+    gpu = find_gpu()
+    backends = ["portable", "hopper"] if gpu and gpu.capability == (9, 0) else ["portable"]
     started = {
         twin: subprocess.Popen(
-            [sys.executable, "-c", RUN.format(twin=twin), here],
+            [sys.executable, "-c", RUN.format(twin=twin, backends=backends), here],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -54,6 +60,9 @@ def results() -> dict[str, dict[str, str]]:
 
 def test_equal_bit_for_bit(results):
     jax, torch = results["jax"], results["torch"]
+    for found in (jax, torch):
+        hopper = {key.removeprefix("hopper-"): bits for key, bits in found.items() if key.startswith("hopper-")}
+        assert [key for key, bits in hopper.items() if bits != found[f"portable-{key}"]] == []
     assert jax.keys() == torch.keys()
     assert len(jax) > 100
     assert [key for key in jax if jax[key] != torch[key]] == []

@@ -13,8 +13,8 @@ from .problem import Problem
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Region:
-    """The problems within all of the limits, and the ``plan`` for them, strategy/backend. ``rows`` and ``megabytes`` (of
-    weights): first to last. ``widest``: the largest of the three widths; ``longest``: the longer of the two sums;
+    """The problems within all of the limits, and the ``plan`` for them, strategy/backend. ``rows`` and ``megabytes``
+    (of weights): first to last. ``widest``: the largest of the three widths; ``longest``: the longer of the two sums;
     ``multiple``: what both sums' lengths are multiples of. ``gain``: how many times as fast as the library, as
     measured."""
 

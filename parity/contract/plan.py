@@ -279,8 +279,8 @@ def _not_for_hopper(problem: Problem, device: Device, plan: Plan) -> str | None:
         return "the hopper backend serves float16 and bfloat16, these are float32; use portable"
     if not problem.packed:
         return (
-            "the hopper backend reads packed row-major operands from a multiple of 16 bytes on, one of these is strided "
-            "or starts elsewhere; use portable"
+            "the hopper backend reads packed row-major operands from a multiple of 16 bytes on, one of these is "
+            "strided or starts elsewhere; use portable"
         )
     if plan.splits != (1, 1):
         return f"the hopper backend sums one chain, split_k is {plan.split_k}; use portable"
