@@ -101,7 +101,7 @@ def test_a_backward_from_an_upstream_that_is_not_packed(loss, m):
 
 @pytest.fixture(params=[1, 2, 7])
 def few(request, monkeypatch):
-    """A GPU of so few processors: each program has many tiles, of one warpgroup as of the other, odd numbers of them."""
+    """A GPU of so few processors: each program has many tiles, of one warpgroup as of the other, also odd numbers."""
     found = functional.device_of(torch.empty(0, device=DEVICE))
     monkeypatch.setattr(functional, "device_of", lambda _: replace(found, sm_count=request.param))
     functional._decided.cache_clear()

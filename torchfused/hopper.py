@@ -13,8 +13,8 @@ ALIGNMENT = 16
 
 
 def described(t: torch.Tensor, rows: int, columns: int) -> TensorDescriptor:
-    """The tensor map of blocks ``[rows, columns]`` of ``t``, or of a copy where TMA cannot read ``t``: a trace chooses a
-    plan without knowing where operands will start."""
+    """The tensor map of blocks ``[rows, columns]`` of ``t``, or of a copy where TMA cannot read ``t``: a trace chooses
+    a plan without knowing where operands will start."""
     return TensorDescriptor.from_tensor(packed(t), [rows, columns], _layout(8 * t.itemsize, columns))
 
 
