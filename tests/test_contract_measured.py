@@ -9,7 +9,7 @@ import pytest
 from bench.workloads import Case
 from parity.contract.measured import FASTER, Region
 from parity.contract.plan import LIBRARY as LIBRARY_PLAN
-from parity.contract.plan import choose
+from parity.contract.plan import Plan, choose
 from parity.contract.problem import Device, Problem
 
 RESULTS = Path(__file__).parents[1] / "bench/results"
@@ -36,20 +36,39 @@ def timed() -> dict[tuple, dict[str, float]]:
     return found
 
 
+def problem_at(place: tuple) -> Problem:
+    _, _, workload, m, dtype = place
+    return Case(workload=workload, m=m, dtype=dtype).problem
+
+
+def name_of(plan: Plan) -> str:
+    return "library" if plan == LIBRARY_PLAN else f"{plan.strategy}/{plan.backend}"
+
+
 @pytest.mark.parametrize("framework", LIBRARY)
 def test_the_automatic_plan_loses_little(framework):
     """A rule of few regions may lose a tenth somewhere, and must win on the whole."""
     losses = {}
-    for (gpu, name, workload, m, dtype), times in timed().items():
-        if name == framework:
-            plan = choose(Case(workload=workload, m=m, dtype=dtype).problem, HOPPER[LIBRARY[name]]).plan
-            chosen = "library" if plan == LIBRARY_PLAN else f"{plan.strategy}/{plan.backend}"
-            # A run from before there was such a plan says nothing of it.
-            if chosen in times:
-                losses[gpu, workload, m, dtype] = times[chosen] / min(times.values())
+    for place, times in timed().items():
+        plan = name_of(choose(problem_at(place), HOPPER[LIBRARY[place[1]]]).plan)
+        # A run from before there was such a plan says nothing of it.
+        if place[1] == framework and plan in times:
+            losses[place] = times[plan] / min(times.values())
     assert len(losses) > 50
     assert {key: loss for key, loss in losses.items() if loss > 1.1} == {}
     assert sum(losses.values()) / len(losses) < 1.005
+
+
+@pytest.mark.parametrize(("framework", "region"), [(f, region) for f in LIBRARY for region in FASTER[LIBRARY[f]]])
+def test_each_region_was_measured(framework, region):
+    """Somewhere in it its plan was timed in one run with the library, and was faster."""
+    gains = [
+        times["library"] / times[region.plan]
+        for place, times in timed().items()
+        if place[1] == framework and {"library", region.plan} <= times.keys() and region.holds(problem_at(place))
+    ]
+    assert gains
+    assert sum(gains) / len(gains) > 1
 
 
 ALL = {

@@ -104,11 +104,14 @@ def test_choices_and_their_reasons():
     assert strided.plan.backend is Backend.PORTABLE
     assert "; not decode/hopper: the hopper backend reads packed row-major operands" in strided.why
     assert choose(problem(4096, **large, gated=True), H200).plan.backend is Backend.HOPPER
+    assert choose(problem(4095, **large, gated=True), H200).plan == LIBRARY
     assert choose(problem(4096, **large, gated=True), A10).plan == LIBRARY
-    assert choose(problem(16, **large), xla).plan == LIBRARY
-    assert choose(problem(17, **large), H200).plan == LIBRARY
-    assert choose(problem(17, **large), xla).plan.strategy is Strategy.TILED
-    assert choose(problem(17, **large), H200).why.endswith("this one has 17 rows and 67.1 MB of weights")
+    assert choose(problem(65, **large), H200).plan == LIBRARY
+    assert choose(problem(65, **large), H200).why.endswith("this one has 65 rows and 67.1 MB of weights")
+    older = replace(xla, capability=(8, 0))
+    assert choose(problem(16, **large), older).plan == LIBRARY
+    assert choose(problem(17, **large), older).plan.strategy is Strategy.TILED
+    assert str(choose(problem(17, **large), xla).plan) == "decode/hopper"
     assert choose(problem(1, dtype="bfloat16"), xla).plan.strategy is Strategy.TILED
     assert choose(problem(2, dtype="bfloat16"), xla).plan == LIBRARY
     assert choose(problem(1, dtype="bfloat16", in_features=1600), H200).plan == LIBRARY

@@ -18,6 +18,7 @@ from parity.contract.plan import LIBRARY, Plan, Strategy, check_plan, choose
 from parity.contract.problem import Problem
 from parity.contract.request import NAMES, Operand, problem_of
 from parity.contract.saved import check_save
+from parity.contract.tiles import Tiles
 
 from . import launch, reference, settled, training
 from .device import device_of
@@ -226,10 +227,27 @@ def _constant_shape(t: Tensor) -> tuple[Any, ...]:
     return tuple([guard_scalar(size) for size in t.shape])
 
 
+def _decide(described: tuple, activation: str, precision: str, plan: Plan | None, trains: bool) -> str:
+    check_plan(plan)
+    if not torch.compiler.is_compiling():
+        return _decided(described, activation, precision, plan, trains)
+    parts = None
+    if plan is not None:
+        # (dynamo of torch 2.11 hands on what a plan is made of, and no plan.)
+        tiles = tuple([None if cut is None else (cut.m, cut.n, cut.k) for cut in (plan.up, plan.down)])
+        parts = plan.strategy, plan.backend, tiles, plan.split_k
+    return _constant(described, activation, precision, parts, trains)
+
+
 # The contract is plain Python that a trace of torch.compile need not follow: its answer is a constant of the trace.
 @torch.compiler.assume_constant_result
-def _decide(described: tuple, activation: str, precision: str, plan: Plan | None, trains: bool) -> str:
-    return _decided(described, activation, precision, check_plan(plan), trains)
+def _constant(described: tuple, activation: str, precision: str, parts: tuple | None, trains: bool) -> str:
+    if parts is None:
+        return _decided(described, activation, precision, None, trains)
+    strategy, backend, tiles, split_k = parts
+    up, down = (Tiles(m=cut[0], n=cut[1], k=cut[2]) if cut else None for cut in tiles)
+    plan = Plan(strategy=strategy, backend=backend, up=up, down=down, split_k=split_k)
+    return _decided(described, activation, precision, plan, trains)
 
 
 @lru_cache(maxsize=4096)

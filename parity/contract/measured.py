@@ -59,11 +59,11 @@ def _span(unit: str, span: tuple[float, float]) -> str:
 
 # The first that holds and whose plan can run is taken. Few rows are bound by reading the weights, and one wave of
 # portable programs must keep enough bytes in flight for it: small layers, masked K loops and long sums in one chain do
-# not. The other limits are where the measured rows part. In jax, decode/hopper takes less of the GPU's time than XLA,
-# but no less of the wall clock's: it is left to be asked for.
+# not. The other limits are where the measured rows part.
 FASTER: dict[Literal["torch", "xla"], tuple[Region, ...]] = {
     "torch": (
         Region(plan="decode/hopper", rows=(0, 16), megabytes=(24, inf), gain="1.0 to 1.3"),
+        Region(plan="decode/hopper", rows=(17, 64), megabytes=(24, 150), gain="1.0"),
         Region(plan="tiled/portable", widest=128, gain="1.3 to 1.5"),
         Region(plan="tiled/portable", rows=(0, 1), longest=8192, multiple=256, gain="1.0 to 1.4"),
         Region(
@@ -73,14 +73,16 @@ FASTER: dict[Literal["torch", "xla"], tuple[Region, ...]] = {
             plan="tiled/portable", rows=(17, 64), megabytes=(24, inf), longest=8192, multiple=256, gated=True,
             gain="1.0 to 1.1",
         ),
-        Region(plan="tiled/hopper", rows=(1024, inf), megabytes=(24, inf), gated=True, gain="1.0 to 1.1"),
+        Region(plan="tiled/hopper", rows=(4096, inf), megabytes=(100, inf), gain="1.1"),
     ),
     "xla": (
+        Region(plan="decode/hopper", rows=(0, 64), megabytes=(24, 150), gain="1.1 to 1.4"),
         Region(plan="tiled/portable", widest=128, gain="1.1"),
         Region(plan="tiled/portable", rows=(0, 1), megabytes=(0, 24), gain="1.2 to 1.7"),
         Region(
             plan="tiled/portable", rows=(17, 64), megabytes=(64, inf), longest=8192, multiple=256, gain="1.1 to 1.2"
         ),
         Region(plan="tiled/portable", rows=(17, 64), megabytes=(64, inf), multiple=256, gated=True, gain="1.0 to 1.2"),
+        Region(plan="tiled/hopper", rows=(4096, inf), megabytes=(100, inf), gain="1.0 to 1.1"),
     ),
 }  # fmt: skip
