@@ -4,7 +4,7 @@
     ... rewritten ...
     <!-- /bench:NAME -->
 
-NAME: ``environment``, ``headline``, ``peers``, ``training``, ``memory``, ``claims``.
+NAME: ``environment``, ``headline``, ``peers``, ``training``, ``memory``, ``claims``, ``elsewhere``.
 """
 
 import re
@@ -14,7 +14,7 @@ from parity.contract.saved import SAVES
 
 from . import claims
 from .check import others
-from .results import Results, Row, select
+from .results import FOLDER, Results, Row, committed, latest, select
 from .workloads import DTYPE_NAMES, workloads
 
 BLOCK = re.compile(r"(<!-- bench:(?P<name>[a-z_]+) -->\n)(?P<body>.*?)(<!-- /bench:(?P=name) -->)", re.DOTALL)
@@ -44,6 +44,7 @@ def blocks(results: Results) -> dict[str, str]:
         "training": training(results),
         "memory": memory(results),
         "claims": claims_table(results),
+        "elsewhere": elsewhere(results),
     }
 
 
@@ -92,8 +93,6 @@ def headline(results: Results) -> str:
             here = list(select(rows, workload=name, m=m))
             if not here:
                 continue
-            rivals = list(others(here, "torch"))
-            best = min(rivals, key=lambda r: r["kernel_us"]["median"]) if rivals else None
             ours = _row(here, "torchfused", "auto")
             fraction = (
                 f"{100 * ours['roof_fraction']:.0f} % ({ours['roof']})" if ours and ours["roof_fraction"] else "-"
@@ -102,7 +101,7 @@ def headline(results: Results) -> str:
                 workloads()[name].label,
                 f"{m:,}",
                 _time(_row(here, "torch.eager_graph")),
-                f"{_time(best)} ({best['contender'].removeprefix('torch.')})" if best else "-",
+                _named(list(others(here, "torch")), "contender"),
                 f"**{_time(ours)}**",
                 _time(_row(here, "xla")),
                 f"**{_time(_row(here, 'jaxfused', 'auto'))}**",
@@ -133,6 +132,37 @@ def peers(results: Results) -> str:
         cells += [_time(_row(here, own)), _time(peer), f"**{_time(ours)}**", _ratio(ours, peer)]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) if len(lines) > 2 else "No other package's fused MLP has been measured yet."
+
+
+def elsewhere(results: Results) -> str:
+    """Microseconds on the other GPUs that have committed results: the fastest fused plan of ours beside the fastest other."""
+    lines = [
+        "| MLP (bf16, cold weights) | M | torch eager, graphed | fastest other in torch | torchfused | XLA "
+        "| fastest other in jax | jaxfused |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    told = []
+    for folder in sorted(FOLDER.iterdir()):
+        here = folder.resolve() == results.path.parent.resolve()
+        found = None if here else latest(committed(FOLDER, folder.name))
+        rows = list(select(found.rows, dtype="bfloat16", mode="forward", cache="cold", correct=True)) if found else []
+        if found and rows:
+            told.append(environment(found))
+        for name, m in sorted({(r["workload"], r["m"]) for r in rows if r["contender"] == "torchfused"}):
+            here = list(select(rows, workload=name, m=m))
+            cells = [workloads()[name].label, f"{m:,}"]
+            for own, framework in (("torch.eager_graph", "torch"), ("xla", "jax")):
+                rivals = [r for r in others(here, framework) if r["contender"] != own]
+                fused = [r for r in select(here, contender=TWINS[framework][1]) if r["plan"] not in ("auto", "library")]
+                cells += [_time(_row(here, own)), _named(rivals, "contender"), f"**{_named(fused, 'plan')}**"]
+            lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join([*told, "", *lines]) if told else "No other GPU has been measured yet."
+
+
+def _named(rows: list[Row], what: str) -> str:
+    """The fastest row's time, and which one it is."""
+    best = min(rows, key=lambda r: r["kernel_us"]["median"], default=None)
+    return f"{_time(best)} ({best[what].removeprefix('torch.')})" if best else "-"
 
 
 def training(results: Results) -> str:

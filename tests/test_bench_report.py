@@ -96,6 +96,20 @@ def test_check_passes_where_there_is_nothing_to_check(run, tmp_path):
     assert readme.stale(tmp_path / "absent.md", run) == []
 
 
+def test_other_gpus_stand_beside_the_one_reported(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(readme, "FOLDER", tmp_path)
+    for gpu in ("here", "there"):
+        (tmp_path / gpu).mkdir()
+        shutil.copy(run.path, tmp_path / gpu / "run.json")
+    text = readme.elsewhere(results.load(tmp_path / "here/run.json"))
+    assert text.startswith(readme.environment(run))
+    assert text.count(readme.environment(run)) == 1
+    assert "| Llama-3 8B | 16 |" in text
+    assert "(tiled/portable)**" in text or "(decode/" in text
+    shutil.rmtree(tmp_path / "there")
+    assert readme.elsewhere(results.load(tmp_path / "here/run.json")) == "No other GPU has been measured yet."
+
+
 def test_an_unknown_block_is_an_error(run):
     with pytest.raises(ValueError, match="bench:nonsense"):
         readme.rewrite("<!-- bench:nonsense -->\n<!-- /bench:nonsense -->", run)
