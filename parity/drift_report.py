@@ -57,7 +57,7 @@ def report(session: Session, ask: Ask) -> dict[str, Any]:
         "pairs": [asdict(one) for one in pairs],
         "knobs": [asdict(turn) for turn in turned],
         "replays": [asdict(one) for one in replays],
-        "along_k": [asdict(point) for point in along_k(session, problem, ask.lengths, ask.tensor)],
+        "along_k": [asdict(point) for point in along_k(session, problem, ask.lengths, ask.tensor, list(portraits))],
         "with_depth": [asdict(point) for point in with_depth(session, problem, ask.depth, list(portraits))],
     }
     return result | {"reasons": reasons(result, ask.tensor)}

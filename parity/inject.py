@@ -157,10 +157,10 @@ class _Injection:
             exact, allowed = after["h"][:, columns], _columns_of(allowances["h"], columns)
             values = {name: np.where(arrived, results[name]["h"], 0).astype(s.dtype) for name in self.pair}
             typed = {name: value.astype(results[name]["h"].dtype) for name, value in values.items()}
-            what = f"h from {of}'s s"
-            finding = self._finding(ACTIVATION, what, typed, np.where(arrived, exact, 0), allowed)
+            finding = self._finding(ACTIVATION, f"h from {of}'s s", typed, np.where(arrived, exact, 0), allowed)
             if arrived.size and arrived.mean() < 0.5:
-                finding = replace(finding, red=False, hint="untested: s did not arrive as it was put in")
+                hint = "untested: s did not arrive as it was put in"
+                finding = replace(finding, red=False, culprits=(), hint=hint)
             elif finding.culprits:
                 name = finding.culprits[0]
                 hint = suspect.activation(self.problem, s.astype(float), u, results[name]["h"].astype(float))

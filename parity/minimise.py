@@ -14,7 +14,6 @@ from .judge import judge, prepare
 from .process import WorkerError
 from .run import Where
 
-TRIES = 150
 SIZES = ("m", "in_features", "hidden_features", "out_features")
 FORWARD = ("s", "u", "h", "y")
 
@@ -47,7 +46,7 @@ def arrays_of(case: Case, *, backward: bool) -> dict[str, np.ndarray]:
 
 
 def minimise(
-    case: Case, where: Where, ask: Ask, *, tries: int = TRIES, say: Callable[[str], None] = lambda text: None
+    case: Case, where: Where, ask: Ask, *, tries: int, say: Callable[[str], None] = lambda text: None
 ) -> Minimum | None:
     """Shrinks ``case`` while the same runners stay red: its form first, then its sizes. None if it does not fail.
 

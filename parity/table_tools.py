@@ -55,7 +55,9 @@ def print_latency(rows: Sequence[Row], console: Console) -> None:
     console.print(pairs, highlight=False)
     for row in rows:
         if row.wrong:
-            console.print(f"{escape(row.case.name)}: {escape(row.wrong)}", highlight=False)
+            console.print(f"[bold red]RED[/] {escape(row.case.name)}: {escape(row.wrong)}", highlight=False)
+        if row.skipped:
+            console.print(f"[dim]{escape(row.case.name)} was not run: {escape(row.skipped)}[/]", highlight=False)
 
 
 def print_tokens(found: Mapping[str, Any], console: Console) -> None:

@@ -68,10 +68,12 @@ def test_a_planted_knob_is_named_and_explains_every_bit(fault, problem, stage, k
 
 
 def test_rounding_s_is_named():
-    arrays, found, (a, b) = portraits("hopper-rounded", replace(HALF, activation="relu2"))
-    apart = pair(replace(HALF, activation="relu2"), arrays, found, a, b)
+    apart = drifted("hopper-rounded", replace(HALF, activation="relu2"))
     assert apart.differ["h"] > 0
     assert set(apart.unexplained.values()) == {0}
+    assert [(step.knob, step.a, step.b) for step in apart.steps if step.stage == "s"] == [
+        ("s is rounded", "False", "True")
+    ]
 
 
 @pytest.mark.parametrize("fault", ["dropped_k_tail", "rows_swapped", "y_truncated", "bias_up_skipped"])
@@ -137,9 +139,10 @@ def test_on_a_gpu_an_unexplained_bit_is_red(fault):
 def test_errors_grow_as_the_laws_say():
     problem = replace(HALF, dtype="bfloat16")
     with Session(emulated("hopper")) as session:
-        points = list(along_k(session, problem, (64, 1024), True))
+        points = list(along_k(session, problem, (64, 1024), True, BOTH))
         stack = list(with_depth(session, HALF, 3, ["jaxfused", "torchfused", "eager"]))
     for point in points:
+        assert set(point.runners) == set(BOTH)
         assert point.runners["jaxfused"] == point.emulated["one chain, tensor core"]
         assert point.emulated["4 chains, tensor core"] < point.emulated["one chain, tensor core"] < point.worst
         assert 0.1 * point.walk < point.runners["jaxfused"] < 2 * point.walk

@@ -21,7 +21,7 @@ CASE = build("gelu_tanh", (9, 33, 40, 12), "fp16", gated=True, biases="ugd", pla
 def least(fault: str):
     at = where(fault, CPU)
     with Ask(at.workers, 60) as ask:
-        return minimise(CASE, at, ask)
+        return minimise(CASE, at, ask, tries=150)
 
 
 def test_what_does_not_fail_is_not_shrunk():
