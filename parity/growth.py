@@ -12,11 +12,11 @@ import numpy as np
 
 from . import stimulus
 from .adder import HOPPER, IEEE, Adder
+from .compare import unlike
 from .contract.plan import Plan
 from .contract.problem import Problem
 from .contract.tolerance import chain_bound
 from .emulator import ascending, gemm
-from .portrait import unlike
 from .rounding import round_tf32, round_to
 from .session import Session
 
