@@ -29,6 +29,7 @@ from .protocol import digest, plan_from_dict
 from .rounding import NUMPY_DTYPES, round_to
 from .session import Answer, Session
 
+SCHEMA = "parity.golden/1"
 STAGES = ("s", "h", "y")
 # Powers of two by which operands are spread, so that terms meet that are many binades apart.
 SPREAD = 4

@@ -22,6 +22,7 @@ from .process import run_both
 from .train_model import Config
 from .train_worker import snapshots
 
+SCHEMA = "parity.train/1"
 PAIRS = (("jaxfused", "torchfused"), ("jaxfused", "xla"), ("torchfused", "eager"), ("xla", "eager"))
 LEARNED = 0.9
 DRIFT = UNFUSED_ROUNDINGS

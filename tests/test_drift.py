@@ -13,7 +13,7 @@ from parity import stimulus
 from parity.contract.plan import Plan
 from parity.contract.problem import Problem
 from parity.drift import pair, replay
-from parity.drift_report import Ask, report
+from parity.drift_report import Asked, report
 from parity.growth import along_k, with_depth
 from parity.portrait import portrait_of
 from parity.session import Session
@@ -111,7 +111,7 @@ def test_the_framework_is_replayed_where_a_split_gives_its_order():
 def test_the_report_turns_every_knob_and_the_real_ones_do_as_predicted():
     for problem in (HALF, WIDE, TF32, replace(HALF, activation="silu", gated=True, bias_gate=True)):
         with Session(emulated("hopper")) as session:
-            told = report(session, Ask(problem=problem, tensor=True, runners=BOTH, lengths=(32, 64), depth=2))
+            told = report(session, Asked(problem=problem, tensor=True, runners=BOTH, lengths=(32, 64), depth=2))
         assert told["reasons"] == []
         assert [one["runner"] for one in told["portraits"]] == list(BOTH)
         turned = {(turn["knob"], turn["setting"]): turn for turn in told["knobs"]}
@@ -132,7 +132,7 @@ def test_the_report_turns_every_knob_and_the_real_ones_do_as_predicted():
 @pytest.mark.parametrize("fault", ["hopper-fraction", "hopper-nearest", "raise"])
 def test_on_a_gpu_an_unexplained_bit_is_red(fault):
     with Session(emulated(fault)) as session:
-        told = report(session, Ask(problem=HALF, tensor=True, runners=BOTH))
+        told = report(session, Asked(problem=HALF, tensor=True, runners=BOTH))
     assert any("torchfused" in reason for reason in told["reasons"])
 
 

@@ -7,9 +7,10 @@ import pytest
 from planted import CPU, specs, where
 from typer.testing import CliRunner
 
-from parity import commands, stimulus, suspect
+from parity import options, stimulus, suspect
 from parity.ask import Ask
 from parity.cases import SHAPES, build
+from parity.cli import app
 from parity.inject import ACTIVATION, FIRST, PIECES, ROUNDING, SECOND, STAGES, _pieces, place
 from parity.process import specs as real
 from parity.rounding import round_tf32, round_to
@@ -113,10 +114,10 @@ def test_the_real_runners_take_what_is_put_in():
 def test_command(tmp_path, monkeypatch):
     path = tmp_path / "inject.json"
     arguments = ["inject", "--device", "cpu", "--json", str(path), "--case"]
-    monkeypatch.setattr(commands, "specs", lambda device: specs("bias_up_skipped"))
-    done = CliRunner().invoke(commands.app, [*arguments, "gelu_tanh-ud-fp16-33x47x65x29"])
+    monkeypatch.setattr(options, "specs", lambda device, kind: specs("bias_up_skipped"))
+    done = CliRunner().invoke(app, [*arguments, "gelu_tanh-ud-fp16-33x47x65x29"])
     assert done.exit_code == 1
     assert "placed in first GEMM of torchfused (the bias is missing)" in done.output
     assert json.loads(path.read_text())["stages"] == [FIRST]
     for case in ("gelu*", "nonsense", "identity-d-fp32-17x65x33x17-special"):
-        assert CliRunner().invoke(commands.app, [*arguments, case]).exit_code == 2
+        assert CliRunner().invoke(app, [*arguments, case]).exit_code == 2

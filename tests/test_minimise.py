@@ -9,9 +9,10 @@ import pytest
 from planted import CPU, specs, where
 from typer.testing import CliRunner
 
-from parity import commands, repro
+from parity import options, repro
 from parity.ask import Ask
 from parity.cases import build
+from parity.cli import app
 from parity.minimise import arrays_of, minimise
 
 ROOT = Path(__file__).parents[1]
@@ -96,8 +97,8 @@ def test_command_writes_the_script(tmp_path, monkeypatch):
     path = tmp_path / "fails.py"
     arguments = ["minimise", "--device", "cpu", "--tries", "12", "--out", str(path), "--case"]
     for fault, code in (("", 0), ("bias_up_skipped", 1)):
-        monkeypatch.setattr(commands, "specs", lambda device, fault=fault: specs(fault))
-        done = CliRunner().invoke(commands.app, [*arguments, "gelu_tanh-ud-fp16-33x47x65x29"])
+        monkeypatch.setattr(options, "specs", lambda device, kind, fault=fault: specs(fault))
+        done = CliRunner().invoke(app, [*arguments, "gelu_tanh-ud-fp16-33x47x65x29"])
         assert done.exit_code == code, done.output
         assert path.exists() is bool(fault)
     assert "placed in first GEMM of torchfused (the bias is missing)" in path.read_text()

@@ -11,8 +11,9 @@ import pytest
 from emulation import emulate
 from typer.testing import CliRunner
 
-from parity import commands, stimulus
+from parity import stimulus
 from parity.cases import SHAPES, build
+from parity.cli import app
 from parity.contract.plan import Plan
 from parity.determinism import Battery, Check, Class
 from parity.golden import Check as Replayed
@@ -138,11 +139,11 @@ def test_ulps_add_up_to_all_elements(folder):
 
 def test_command(folder, tmp_path):
     out = tmp_path / "index.html"
-    done = CliRunner().invoke(commands.app, ["report", "--folder", str(folder), "--out", str(out)])
+    done = CliRunner().invoke(app, ["report", "--folder", str(folder), "--out", str(out)])
     assert done.exit_code == 1
     assert "RED run.json: 1 cases passed, 1 failed" in done.output
     assert out.read_text().startswith("<!doctype html>")
-    assert CliRunner().invoke(commands.app, ["report", "--folder", str(tmp_path), "--out", str(out)]).exit_code == 2
+    assert CliRunner().invoke(app, ["report", "--folder", str(tmp_path), "--out", str(out)]).exit_code == 2
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: the page was not opened in a browser")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from parity import commands
+from parity.cli import app
 from parity.tokens import DEPTHS, SCHEMA, compare
 from parity.tokens_model import config, parameters, prompts
 from parity.tokens_worker import forced, greedy
@@ -90,13 +90,13 @@ def test_command(tmp_path):
     pytest.importorskip("torch")
     path = tmp_path / "tokens.json"
     arguments = ["tokens", "--device", "cpu", "--steps", "3", "--json", str(path)]
-    done = CliRunner().invoke(commands.app, arguments)
+    done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 0, done.output
     content = json.loads(path.read_text())
     assert content["schema"] == SCHEMA
     assert [depth["config"]["depth"] for depth in content["depths"]] == list(DEPTHS["cpu"])
     assert all(pair["relative"] > 0 for depth in content["depths"] for pair in depth["pairs"])
-    done = CliRunner().invoke(commands.app, [*arguments, "--fault", "torchfused"])
+    done = CliRunner().invoke(app, [*arguments, "--fault", "torchfused"])
     assert done.exit_code == 1
     reasons = json.loads(path.read_text())["reasons"]
     assert reasons
@@ -104,4 +104,4 @@ def test_command(tmp_path):
 
 
 def test_an_unknown_fault_is_misuse():
-    assert CliRunner().invoke(commands.app, ["tokens", "--fault", "nobody"]).exit_code == 2
+    assert CliRunner().invoke(app, ["tokens", "--fault", "nobody"]).exit_code == 2
