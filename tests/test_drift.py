@@ -1,15 +1,16 @@
 """Drift between emulated runners, of which one does one thing otherwise: the knob is named, nothing is left over."""
 
 import json
-import os
 import subprocess
 import sys
 from dataclasses import replace
 
 import pytest
 from test_golden import emulated
+from typer.testing import CliRunner
 
 from parity import stimulus
+from parity.cli import app
 from parity.contract.plan import Plan
 from parity.contract.problem import Problem
 from parity.drift import pair, replay
@@ -162,11 +163,8 @@ def test_errors_grow_as_the_laws_say():
     ],
 )
 def test_what_cannot_be_asked(arguments, text):
-    done = subprocess.run(
-        [sys.executable, "-m", "parity", "drift", *arguments],
-        capture_output=True, text=True, env={**os.environ, "COLUMNS": "300"},
-    )  # fmt: skip
-    assert done.returncode == 2
+    done = CliRunner(env={"COLUMNS": "300"}).invoke(app, ["drift", *arguments])
+    assert done.exit_code == 2
     assert text in done.stderr
 
 

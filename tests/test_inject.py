@@ -1,6 +1,8 @@
 """Planted faults are placed in their stages, and right runners have none."""
 
 import json
+from contextlib import ExitStack
+from functools import cache
 
 import numpy as np
 import pytest
@@ -21,16 +23,26 @@ DTYPES = ("fp32", "tf32", "fp16", "bf16")
 BOTH = pytest.mark.parametrize("gated", [False, True], ids=["plain", "gated"])
 
 
-def placed(fault: str, dtype: str = "fp16", *, gated: bool = False, equal: bool = False, specs_of=specs):
-    case = build("gelu_tanh", SHAPE, dtype, gated=gated, biases="ugd" if gated else "ud")
-    arrays = stimulus.generate(case.problem, "normal", 1)
-    with Ask(specs_of(fault), 60) as ask:
-        return place(case, arrays, ask, "ieee", equal=equal)
+@pytest.fixture(scope="module")
+def placed():
+    """Where a fault is placed; the workers of one stay for all tests of it."""
+    with ExitStack() as stack:
+
+        @cache
+        def workers(fault):
+            return stack.enter_context(Ask(real("cpu") if fault == "real" else specs(fault), 60))
+
+        def place_it(fault: str, dtype: str = "fp16", *, gated: bool = False, equal: bool = False):
+            case = build("gelu_tanh", SHAPE, dtype, gated=gated, biases="ugd" if gated else "ud")
+            arrays = stimulus.generate(case.problem, "normal", 1)
+            return place(case, arrays, workers(fault), "ieee", equal=equal)
+
+        yield place_it
 
 
 @BOTH
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_right_runners_are_at_no_fault(dtype, gated):
+def test_right_runners_are_at_no_fault(placed, dtype, gated):
     found = placed("", dtype, gated=gated, equal=True)
     assert found.stages == ()
     assert "no stage" in str(found)
@@ -52,7 +64,7 @@ def test_right_runners_are_at_no_fault(dtype, gated):
     ],
 )
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_a_fault_is_placed_in_its_stage(fault, stage, hint, dtype, gated):
+def test_a_fault_is_placed_in_its_stage(placed, fault, stage, hint, dtype, gated):
     if fault == "h_not_rounded" and dtype == "fp32":
         pytest.skip("float32 rounds no h: the mutant rounds it, which is a fault of the second GEMM's input")
     # (Which of the two demands is made decides nothing here: each form takes one.)
@@ -63,14 +75,14 @@ def test_a_fault_is_placed_in_its_stage(fault, stage, hint, dtype, gated):
 
 
 @pytest.mark.parametrize(("fault", "stage"), [("split_up", FIRST), ("split_down", SECOND)])
-def test_a_changed_split_is_placed_where_bits_should_be_equal(fault, stage):
+def test_a_changed_split_is_placed_where_bits_should_be_equal(placed, fault, stage):
     found = placed(fault, "fp32", equal=True)
     assert found.stages == (stage,)
     assert "another order of summation" in str(found)
     assert placed(fault, "fp32", equal=False).stages == ()
 
 
-def test_a_runner_without_a_result_is_named():
+def test_a_runner_without_a_result_is_named(placed):
     with pytest.raises(RuntimeError, match="torchfused gave no result: ValueError: this runner cannot"):
         placed("refuses")
 
@@ -103,10 +115,10 @@ def test_a_red_case_of_the_run_says_where():
     assert "placed in activation of torchfused (it is gelu)" in found[0].reason
 
 
-def test_the_real_runners_take_what_is_put_in():
+def test_the_real_runners_take_what_is_put_in(placed):
     pytest.importorskip("jax")
     pytest.importorskip("torch")
-    found = placed("", "fp16", gated=True, specs_of=lambda fault: real("cpu"))
+    found = placed("real", gated=True)
     assert found.stages == ()
     assert not any(finding.hint for finding in found.findings)
 

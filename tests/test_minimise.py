@@ -1,6 +1,7 @@
 """A failing case is shrunk to what its fault needs, and its script fails by itself until the fault is gone."""
 
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -66,15 +67,13 @@ functional.stages = lambda *, b_up=None, **given: right(**given)
 """
 
 
-@pytest.mark.parametrize("inside", [True, False], ids=["inside", "beside"])
-def test_the_script_stands_alone(tmp_path, inside, monkeypatch):
+def test_the_script_stands_alone(tmp_path):
     pytest.importorskip("jax")
     pytest.importorskip("torch")
-    monkeypatch.setattr(repro, "INSIDE", repro.INSIDE if inside else 0)
     case = build("silu", (3, 8, 5, 4), "fp16", biases="ud")
     path = tmp_path / "fails.py"
     written = repro.write(path, case, arrays_of(case, backward=False), "first GEMM", "ieee", equal=False)
-    assert len(written) == (1 if inside else 2)
+    assert written == [path]
     done = subprocess.run([sys.executable, str(path)], capture_output=True, text=True, env=_path(ROOT), timeout=120)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "it does not fail here" in done.stdout
@@ -87,6 +86,19 @@ def test_the_script_stands_alone(tmp_path, inside, monkeypatch):
     wrong = [line.split()[:2] for line in done.stdout.splitlines() if "WRONG" in line]
     assert ["torchfused", "s"] in wrong
     assert not [line for line in wrong if line[0] == "jaxfused"]
+
+
+@pytest.mark.parametrize("inside", [True, False], ids=["inside", "beside"])
+@pytest.mark.parametrize("dtype", ["fp16", "bf16"])
+def test_the_script_has_the_operands_bytes(tmp_path, inside, dtype, monkeypatch):
+    monkeypatch.setattr(repro, "INSIDE", repro.INSIDE if inside else 0)
+    case = build("silu", (3, 8, 5, 4), dtype, biases="ud")
+    arrays, path = arrays_of(case, backward=False), tmp_path / "fails.py"
+    written = repro.write(path, case, arrays, "first GEMM", "ieee", equal=False)
+    assert written == ([path] if inside else [path, tmp_path / "fails.npz"])
+    _, operands = runpy.run_path(str(path))["load"]()
+    assert {name: a.tobytes() for name, a in operands.items()} == {name: a.tobytes() for name, a in arrays.items()}
+    assert {a.dtype.name for a in operands.values()} == {case.problem.dtype}
 
 
 def _path(*folders: Path) -> dict[str, str]:
