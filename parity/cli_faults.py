@@ -6,11 +6,10 @@ from typing import Annotated
 import typer
 
 from . import options
-from .ask import Ask
 from .cases import Case
 from .options import Cases, Commit, Device, Json
-from .process import WorkerError
 from .run import Where
+from .session import Session
 
 # How often a plan is run, and in how many processes, unless asked otherwise.
 RUNS = {"gpu": 100, "cpu": 20}
@@ -33,16 +32,13 @@ def determinism(
 
     options.check_writable(json)
     here = options.here(device)
-    try:
-        found = battery(
-            options.chosen(case, cases(here.name)),
-            here.where(),
-            runs=runs or RUNS[here.name],
-            processes=processes or PROCESSES[here.name],
-            say=options.say,
-        )
-    except WorkerError as error:
-        raise options.failed(error) from None
+    found = battery(
+        options.chosen(case, cases(here.name)),
+        here.where(),
+        runs=runs or RUNS[here.name],
+        processes=processes or PROCESSES[here.name],
+        say=options.say,
+    )
     options.write(json, SCHEMA, here.facts(commit), found.to_dict())
     print_determinism(found, options.console())
     raise typer.Exit(int(not found.passed))
@@ -64,10 +60,10 @@ def inject(
     where = here.where()
     chosen = _one(case, where)
     try:
-        with Ask(where.workers, where.case_seconds) as ask:
+        with Session(where.workers, where.case_seconds) as session:
             arrays = arrays_of(chosen, backward=False)
-            found = place(chosen, arrays, ask, where.arithmetic, equal=where.twins_equal)
-    except (WorkerError, RuntimeError) as error:
+            found = place(chosen, arrays, session, where.arithmetic, equal=where.twins_equal)
+    except RuntimeError as error:
         raise options.failed(error) from None
     options.write(json, SCHEMA, here.facts(commit), {"case": chosen.name} | found.to_dict())
     for finding in found.findings:
@@ -91,19 +87,16 @@ def minimise(
     options.check_writable(out)
     where = options.here(device).where()
     chosen = _one(case, where)
-    try:
-        with Ask(where.workers, where.case_seconds) as ask:
-            least = shrink(chosen, where, ask, tries=tries, say=options.say)
-            if least is None:
-                typer.echo(f"{chosen.name} does not fail here")
-                return
-            arrays = arrays_of(least.case, backward=False)
-            try:
-                placed = str(place(least.case, arrays, ask, where.arithmetic, equal=where.twins_equal))
-            except (WorkerError, RuntimeError) as error:
-                placed = f"not placed: {error}"
-    except WorkerError as error:
-        raise options.failed(error) from None
+    with Session(where.workers, where.case_seconds) as session:
+        least = shrink(chosen, where, session, tries=tries, say=options.say)
+        if least is None:
+            typer.echo(f"{chosen.name} does not fail here")
+            return
+        arrays = arrays_of(least.case, backward=False)
+        try:
+            placed = str(place(least.case, arrays, session, where.arithmetic, equal=where.twins_equal))
+        except RuntimeError as error:
+            placed = f"not placed: {error}"
     written = write(out, least.case, arrays, f"{least}: {placed}", where.arithmetic, equal=where.twins_equal)
     typer.echo(f"{least}\n{placed}\nafter {least.tries} tries; {', '.join(map(str, written))}")
     raise typer.Exit(1)

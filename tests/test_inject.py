@@ -10,13 +10,13 @@ from planted import CPU, specs, where
 from typer.testing import CliRunner
 
 from parity import options, stimulus, suspect
-from parity.ask import Ask
 from parity.cases import SHAPES, build
 from parity.cli import app
 from parity.inject import ACTIVATION, FIRST, PIECES, ROUNDING, SECOND, STAGES, _pieces, place
 from parity.process import specs as real
 from parity.rounding import round_tf32, round_to
 from parity.run import FAILED, run
+from parity.session import Session
 
 SHAPE = (20, 40, 70, 24)
 DTYPES = ("fp32", "tf32", "fp16", "bf16")
@@ -30,7 +30,7 @@ def placed():
 
         @cache
         def workers(fault):
-            return stack.enter_context(Ask(real("cpu") if fault == "real" else specs(fault), 60))
+            return stack.enter_context(Session(real("cpu") if fault == "real" else specs(fault), 60))
 
         def place_it(fault: str, dtype: str = "fp16", *, gated: bool = False, equal: bool = False):
             case = build("gelu_tanh", SHAPE, dtype, gated=gated, biases="ugd" if gated else "ud")

@@ -11,10 +11,10 @@ from planted import CPU, specs, where
 from typer.testing import CliRunner
 
 from parity import options, repro
-from parity.ask import Ask
 from parity.cases import build
 from parity.cli import app
 from parity.minimise import arrays_of, minimise
+from parity.session import Session
 
 ROOT = Path(__file__).parents[1]
 CASE = build("gelu_tanh", (9, 33, 40, 12), "fp16", gated=True, biases="ugd", plan="split2")
@@ -22,8 +22,8 @@ CASE = build("gelu_tanh", (9, 33, 40, 12), "fp16", gated=True, biases="ugd", pla
 
 def least(fault: str):
     at = where(fault, CPU)
-    with Ask(at.workers, 60) as ask:
-        return minimise(CASE, at, ask, tries=150)
+    with Session(at.workers, 60) as session:
+        return minimise(CASE, at, session, tries=150)
 
 
 def test_what_does_not_fail_is_not_shrunk():
