@@ -73,7 +73,7 @@ def hidden_bwd(
     return _launch(
         hidden_bwd_kernel,
         device,
-        hopper_tiles_for(device, m, n),
+        hopper_tiles_for(device, m, n, turns=True),
         1,
         {"dy": dy, "w": w, "s": s, "u": saved.get("u")},
         ("h", "d_s", "d_u"),

@@ -100,7 +100,9 @@ def test_choices_and_their_reasons():
     assert choose(problem(16, **large), H200).why.startswith(
         "measured to be faster than the library: decode/hopper: at"
     )
-    assert choose(problem(16, **large, packed=False), H200).plan.backend is Backend.PORTABLE
+    strided = choose(problem(16, **large, packed=False), H200)
+    assert strided.plan.backend is Backend.PORTABLE
+    assert "; not decode/hopper: the hopper backend reads packed row-major operands" in strided.why
     assert choose(problem(4096, **large, gated=True), H200).plan.backend is Backend.HOPPER
     assert choose(problem(4096, **large, gated=True), A10).plan == LIBRARY
     assert choose(problem(16, **large), xla).plan == LIBRARY

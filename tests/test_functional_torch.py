@@ -20,7 +20,6 @@ from parity.contract.schedule import schedule
 from parity.contract.tiles import Tiles, stage_bytes
 from torchfused import functional, launch, launch_tiled_portable, reference, settled
 from torchfused.functional import explain, fused_mlp, stages
-from torchfused.hopper import described
 
 pytestmark = pytest.mark.usefixtures("poisoned")
 
@@ -334,12 +333,6 @@ def test_strided_operands_are_no_packed_problem():
     turned = explain(x, w_up.t().contiguous().t(), w_down, plan=LIBRARY).problem
     shifted = explain(torch.ones(2 * 256 + 1)[1:].view(2, 256), w_up, w_down, plan=LIBRARY).problem
     assert (packed.packed, turned.packed, shifted.packed) == (True, False, False)
-
-
-def test_a_tensor_that_starts_between_16_bytes_has_no_tensor_map():
-    shifted = torch.zeros(8 * 64 + 1, dtype=torch.float16)[1:].view(8, 64)
-    with pytest.raises(UnsupportedError, match=r"one of shape \[8, 64\] starts 2 bytes after one; copy it, or use"):
-        described(shifted, 8, 64)
 
 
 def test_a_plan_that_is_no_plan_is_refused_before_anything_is_cached():

@@ -13,7 +13,7 @@ from parity.contract.plan import Plan
 from parity.contract.saved import SAVES
 from parity.contract.tiles import Tiles
 from parity.gpu import find_gpu
-from torchfused import functional, fused_mlp
+from torchfused import functional, fused_mlp, launch_tiled_hopper, settled
 
 pytestmark = [
     pytest.mark.gpu,
@@ -80,12 +80,46 @@ def test_gradients_of_other_shapes_have_too(shape, gated, save):
     assert differing(shape, "silu", gated, save) == []
 
 
-def test_a_backward_from_an_upstream_that_is_not_packed():
-    x, given = layer(SHAPES[0], HOPPER)
-    leaf = x.requires_grad_()
-    found = torch.autograd.grad(fused_mlp(leaf, **given).sum(), leaf)[0]
-    want = torch.autograd.grad(fused_mlp(leaf, **given | {"plan": Plan()}).sum(), leaf)[0]
-    assert torch.equal(found, want)
+UPSTREAMS = {
+    "one number": lambda y: y.sum(),
+    "one a row": lambda y: y.float().sum(-1).pow(2).sum(),
+    "turned": lambda y: (y.t().contiguous() ** 2).sum(),
+}
+
+
+@pytest.mark.parametrize("m", [1, 300])
+@pytest.mark.parametrize("loss", UPSTREAMS.values(), ids=UPSTREAMS)
+def test_a_backward_from_an_upstream_that_is_not_packed(loss, m):
+    x, given = layer((m, *SHAPES[0][1:]), HOPPER)
+    leaves = [x, given["w_up"], given["w_down"], given["b_up"]]
+    for leaf in leaves:
+        leaf.requires_grad_()
+    found = torch.autograd.grad(loss(fused_mlp(x, **given)), leaves)
+    want = torch.autograd.grad(loss(fused_mlp(x, **given | {"plan": Plan()})), leaves)
+    assert all(map(torch.equal, found, want))
+
+
+@pytest.fixture(params=[1, 2, 7])
+def few(request, monkeypatch):
+    """A GPU of so few processors: each program has many tiles, of one warpgroup as of the other, also odd numbers."""
+    found = functional.device_of(torch.empty(0, device=DEVICE))
+    monkeypatch.setattr(functional, "device_of", lambda _: replace(found, sm_count=request.param))
+    functional._decided.cache_clear()
+    settled.forget()
+    yield
+    functional._decided.cache_clear()
+    settled.forget()
+
+
+@pytest.mark.parametrize("gated", [False, True])
+@pytest.mark.parametrize("tiles", [Tiles(m=128, n=n, k=64) for n in (64, 128, 256)], ids=str)
+def test_many_tiles_a_program_leave_the_bits(tiles, gated, few, monkeypatch):
+    monkeypatch.setattr(
+        launch_tiled_hopper,
+        "hopper_tiles_for",
+        lambda *_, turns=False: replace(tiles, n=min(tiles.n, 256 - 128 * turns)),
+    )
+    assert differing((900, 264, 520, 392), "silu", gated, "preact") == []
 
 
 @pytest.mark.parametrize("plan", [WIDE, OWN], ids=["shared", "own"])

@@ -46,9 +46,14 @@ def kernels(problem: Problem, *, taps: str | None = None) -> list[dict]:
         assert {name: value.shape for name, value in out.items()} == shapes
         return out
 
+    return lowered(run, given)
+
+
+def lowered(run, *given) -> list[dict]:
+    """The Mosaic GPU custom calls of ``run(*given)``, in order."""
     gpu = jax.sharding.AbstractDevice(device_kind=DEVICE.name, platform="gpu", num_cores=DEVICE.sm_count)
     with jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((), (), abstract_device=gpu)):
-        module = jax.jit(run).trace(given).lower(lowering_platforms=("cuda",)).compiler_ir()
+        module = jax.jit(run).trace(*given).lower(lowering_platforms=("cuda",)).compiler_ir()
     return [described(call) for call in found(module, "stablehlo.custom_call")]
 
 

@@ -8,25 +8,18 @@ from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
-from parity.contract.errors import UnsupportedError
-
 # What TMA reads starts at a multiple of so many bytes.
 ALIGNMENT = 16
 
 
 def described(t: torch.Tensor, rows: int, columns: int) -> TensorDescriptor:
-    """The tensor map of blocks ``[rows, columns]`` of a packed ``t``. Raises UnsupportedError if TMA cannot read it."""
-    if t.data_ptr() % ALIGNMENT:
-        # Not known to a trace, which the plan may have been chosen in.
-        raise UnsupportedError(
-            f"the hopper backend reads operands from a multiple of {ALIGNMENT} bytes on, one of shape {list(t.shape)} "
-            f"starts {t.data_ptr() % ALIGNMENT} bytes after one; copy it, or use the portable backend"
-        )
-    return TensorDescriptor.from_tensor(t, [rows, columns], _layout(8 * t.itemsize, columns))
+    """The tensor map of blocks ``[rows, columns]`` of ``t``, or of a copy where TMA cannot read ``t``: a trace chooses
+    a plan without knowing where operands will start."""
+    return TensorDescriptor.from_tensor(packed(t), [rows, columns], _layout(8 * t.itemsize, columns))
 
 
 def packed(t: torch.Tensor) -> torch.Tensor:
-    """``t``, or a copy that TMA can read: of rows, or of an upstream gradient, which may be anything."""
+    """``t``, or a copy of it that is row-major, without gaps, and starts where TMA can read."""
     return t if t.is_contiguous() and t.data_ptr() % ALIGNMENT == 0 else t.clone(memory_format=torch.contiguous_format)
 
 

@@ -11,6 +11,7 @@ from parity.contract.plan import Backend, Plan, Strategy
 from parity.contract.problem import Device
 
 from . import launch_decode_hopper, launch_decode_portable, launch_tiled_hopper, launch_tiled_portable
+from .hopper import packed
 
 # The three launches that a tiled MLP and its gradients are made of, by backend.
 _TILED: dict[Backend, ModuleType] = {
@@ -103,6 +104,9 @@ def tiled_backward(
     emptied on the way: what nobody else holds is freed as soon as it has been used.
     """
     launches = _TILED[plan.backend]
+    if plan.backend is Backend.HOPPER:
+        # An upstream gradient may be anything.
+        dy = packed(dy)
     of = partial(launches.product, device, precision)
     sums = partial(launch_tiled_portable.product, device, "ieee", dy.new_ones(1, 1).expand(1, x.shape[0]))
     inner = {"x", "w_up", "w_gate", "b_up", "b_gate"}.intersection(needs)

@@ -11,7 +11,7 @@ from parity.contract.schedule import programs
 
 from .activations import ACTIVATIONS
 from .arrivals import arrivals_of
-from .hopper import described, in_gluon, packed
+from .hopper import described, in_gluon
 from .kernels.hopper_decode import BN, WIDE, decode_fwd_kernel
 from .launcher import Launcher
 
@@ -66,7 +66,7 @@ def decode(
             arrivals_of(x.device),
         ),
         (
-            described(packed(x), rows, WIDE.value),
+            described(x, rows, WIDE.value),
             described(w_up, BN.value, WIDE.value),
             described(w_up if w_gate is None else w_gate, BN.value, WIDE.value),
             described(w_down, BN.value, WIDE.value),

@@ -12,7 +12,7 @@ from parity.contract.problem import Device
 from parity.contract.tiles import Tiles
 
 from .activations import ACTIVATIONS, DERIVATIVES
-from .hopper import described, in_gluon, packed
+from .hopper import described, in_gluon
 from .kernels.hopper_tiled import linear_fwd_kernel
 from .kernels.hopper_tiled_backward import hidden_bwd_kernel, product_bwd_kernel
 from .launcher import Launcher
@@ -50,7 +50,7 @@ def linear(
         sum(t.itemsize for t in out.values()) * (1 if taps else 2),
         (w if b is None else b, w if b_gate is None else b_gate),
         (
-            (packed(x), tiles.m, DEPTH),
+            (x, tiles.m, DEPTH),
             (w, tiles.n, DEPTH),
             (w if gate is None else gate, tiles.n, DEPTH),
             *((out.get(name, out["y"]), *PART) for name in ("y", "s", "u")),
@@ -61,6 +61,7 @@ def linear(
         BIAS=b is not None,
         BIAS_GATE=b_gate is not None,
         TAPS=taps is not None,
+        SHARED=shared(tiles, weights),
     )
     return out
 
@@ -90,7 +91,7 @@ def hidden_bwd(
         sum(t.itemsize for t in (s, *out.values(), *(s,) * gated)),
         (),
         (
-            (packed(dy), tiles.m, DEPTH),
+            (dy, tiles.m, DEPTH),
             (w, DEPTH, tiles.n),
             *((t, *PART) for t in (s, saved.get("u", s))),
             *((out.get(name, s), *PART) for name in ("h", "d_s", "d_u")),
@@ -134,13 +135,14 @@ def product(
         A_ROWS=a_rows,
         B_ROWS=b_rows,
         PAIR=more is not lain,
+        SHARED=shared(tiles, 1),
     )
     return y
 
 
 def _lain(t: torch.Tensor, rows: bool, size: int) -> tuple[torch.Tensor, int, int]:
     """``t`` ``[rows, K]`` as it lies in memory, rows first or K first, and the block of so many rows of it."""
-    return (packed(t), size, DEPTH) if rows else (packed(t.t()), DEPTH, size)
+    return (t, size, DEPTH) if rows else (t.t(), DEPTH, size)
 
 
 def _launch(
@@ -173,7 +175,6 @@ def _launcher(
         "BM": tiles.m,
         "BN": tiles.n,
         "STAGES": slots(tiles, weights, staged, device),
-        "SHARED": shared(tiles, weights),
         "GROUP_M": GROUP_M,
     }
     given |= {name: value if isinstance(value, bool) else in_gluon(value) for name, value in constants}

@@ -3,10 +3,10 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from copy import copy
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from itertools import chain
-from operator import itemgetter
 from typing import Any
 
 import torch
@@ -107,13 +107,13 @@ class Relaunch:
         self.compiled = compiled = launch.compiled
         maps = len(launch.described)
         slots = [places.index(place) for place in launch.places]
-        self.grid, self.rest, self.pick = launch.grid, launch.rest, itemgetter(*slots[maps:])
+        self.grid, self.rest, self.pointers = launch.grid, launch.rest, slots[maps:]
         self.run = launcher_of_encoded(compiled) if maps else compiled.run
         # No hooks and no metadata for them.
         self.settled = compiled.function, compiled.packed_metadata, None, None, None
-        # What is encoded hangs on the address alone: as good for whatever will lie there.
+        # What is encoded hangs on the address alone: as good for whatever will lie there. (What lay there is not held.)
         self.maps = [
-            (lru_cache(_MAPS)(partial(encoded, described, meta)), slot)
+            (lru_cache(_MAPS)(partial(encoded, _bare(described), meta)), slot)
             for described, meta, slot in zip(
                 launch.described, compiled.metadata.tensordesc_meta if maps else (), slots[:maps], strict=True
             )
@@ -122,4 +122,10 @@ class Relaunch:
     def __call__(self, stream: int, addresses: Sequence[int]) -> None:
         """``addresses`` take the places of ``places``, on the current device."""
         maps = chain.from_iterable([encode(addresses[slot]) for encode, slot in self.maps])
-        self.run(*self.grid, stream, *self.settled, *maps, *self.pick(addresses), *self.rest)
+        self.run(*self.grid, stream, *self.settled, *maps, *(addresses[slot] for slot in self.pointers), *self.rest)
+
+
+def _bare(described: TensorDescriptor) -> TensorDescriptor:
+    bare = copy(described)
+    bare.base = None
+    return bare

@@ -13,7 +13,7 @@ from torch.autograd import forward_ad
 from torch.cuda import current_device, is_current_stream_capturing
 from triton import knobs
 
-from parity.contract.plan import Plan
+from parity.contract.plan import Plan, Strategy
 
 from ._compat import current_stream
 from .arrivals import arrivals_on
@@ -63,6 +63,8 @@ def settle(
     held = [place for place in places if place is not None]
     used = {place for launch in launches for place in launch.places}
     counts = used - set(held)
+    if len(counts) > (plan.strategy is Strategy.DECODE):
+        return
     if counts:
         places.append(arrivals_on(x.device, current_stream(x.device.index)).data_ptr())
     if len(set(held)) < len(held) or not counts <= {places[-1]}:

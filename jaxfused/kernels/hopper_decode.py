@@ -16,29 +16,18 @@ from jax import numpy as jnp
 from jax._src.lib.mlir import ir
 from jax._src.lib.mlir.dialects import llvm
 from jax.experimental import pallas as pl
-from jax.experimental.mosaic import gpu as mgpu
 from jax.experimental.pallas import mosaic_gpu as plgpu
-from jax.extend.core import Jaxpr, Literal
 
 from parity.contract.plan import HOPPER_COLUMNS
+
+from .hopper_epilogue import as_triton, load_bias, spread
 
 # What one warpgroup's wgmma computes at a time: a block's columns.
 COLUMNS = HOPPER_COLUMNS
 # The warpgroups, in order: they multiply, load weights, load rows.
 WARPGROUPS = 3
-# The layout of wgmma's sums: [columns, rows] here.
-_SUMS = plgpu.Layout.WGMMA
 # Elements of 16 bits in the 128 bytes that one swizzle spans.
 _SWIZZLE = plgpu.TilingTransform((8, 64)), plgpu.SwizzleTransform(128)
-# As XLA's Triton compiler spells them, each rounded: left to Mosaic, ptxas contracts a product into an addition, even
-# across lax.optimization_barrier.
-_INSTRUCTIONS = {
-    lax.add_p: "add.rn.f32",
-    lax.sub_p: "sub.rn.f32",
-    lax.mul_p: "mul.rn.f32",
-    lax.div_p: "div.full.f32",
-    lax.exp2_p: "ex2.approx.f32",
-}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -110,8 +99,8 @@ def decode_fwd_kernel(
         def _multiply():
             def finish_h(n, acc, acc_gate=None):
                 s = acc if acc_gate is None else acc_gate
-                h = _as_triton(activation, s)
-                h = h if acc_gate is None else _as_triton(jnp.multiply, h, acc)
+                h = as_triton(activation, s)
+                h = h if acc_gate is None else as_triton(jnp.multiply, h, acc)
                 if s_ref is not None:
                     _store(s_ref, tap, n, s)
                 if u_ref is not None:
@@ -208,7 +197,8 @@ def _blocks(layer: _Layer, w_ring: _Ring, x_ring: _Ring, finish: Callable[..., N
     def block(j, _):
         n = _columns(j)
         # Asked for before the sums, so that nothing waits for them after.
-        biases = [None if ref is None else _bias(ref, n, shape) for ref in layer.biases]
+        loaded = [None if ref is None else load_bias(ref, n.start, axis=0) for ref in layer.biases]
+        biases = [None if b is None else spread(b, shape, axis=0) for b in loaded]
 
         def accumulate(accs):
             _chain(layer, j, w_ring, x_ring, accs)
@@ -252,63 +242,12 @@ def _chain(layer: _Layer, j: Array, w_ring: _Ring, x_ring: _Ring, accs: list[Any
     release(layer.steps - 1)
 
 
-def _bias(ref: jax.Ref, n: pl.Slice, shape: tuple[int, int]) -> Array:
-    layout = _SUMS.reduce(1)
-
-    # plgpu.load takes other arguments in jax 0.10 than in 0.11.
-    @plgpu.inline_mgpu(
-        arg_types=(plgpu.RefType(),),
-        return_type=plgpu.ShapeDtypeStruct(shape[:1], ref.dtype, layout=layout),
-    )
-    def load(_, ref):
-        return mgpu.FragmentedArray.load_untiled(ref, layout=layout.to_mgpu(), optimized=False)
-
-    return lax.broadcast_in_dim(load(ref.at[n]).astype(jnp.float32), shape, (0,))
-
-
 def _store(ref: jax.Ref, out: Any, n: pl.Slice, value: Array) -> None:
     """Rounds ``value`` ``[COLUMNS, rows]`` into the columns ``n`` of ``ref``, all rows it has, through ``out``."""
     out.T[...] = plgpu.layout_cast(value.astype(out.dtype), plgpu.Layout.WGMMA_TRANSPOSED)
     plgpu.commit_smem()
     plgpu.copy_smem_to_gmem(out.at[pl.ds(0, ref.shape[0])], ref.at[:, n])
     plgpu.wait_smem_to_gmem(0, wait_read_only=True)
-
-
-def _as_triton(f: Callable[..., Array], *args: Array) -> Array:
-    """``f(*args)`` of float32 sums in the instructions of XLA's Triton compiler: the other kernels' bits."""
-    return _evaluate(jax.make_jaxpr(f)(*args).jaxpr, args)[0]
-
-
-def _evaluate(jaxpr: Jaxpr, args: Any) -> list[Array]:
-    known = dict(zip(jaxpr.invars, args, strict=True))
-
-    def values(atoms):
-        return [atom.val if isinstance(atom, Literal) else known[atom] for atom in atoms]
-
-    for eqn in jaxpr.eqns:
-        given = values(eqn.invars)
-        if eqn.primitive in _INSTRUCTIONS:
-            results = [_instruction(_INSTRUCTIONS[eqn.primitive], *given)]
-        elif "jaxpr" in eqn.params:  # jnp.where
-            results = _evaluate(eqn.params["jaxpr"].jaxpr, given)
-        else:
-            results = [eqn.primitive.bind(*given, **eqn.params)]
-        known.update(zip(eqn.outvars, results, strict=True))
-    return values(jaxpr.outvars)
-
-
-def _instruction(name: str, *given: Any) -> Array:
-    shape = jnp.broadcast_shapes(*map(jnp.shape, given))
-    given = tuple(plgpu.layout_cast(jnp.broadcast_to(a, shape), _SUMS) for a in given)
-
-    @plgpu.inline_mgpu(
-        arg_types=(_SUMS,) * len(given),
-        return_type=plgpu.ShapeDtypeStruct(shape, jnp.float32, layout=_SUMS),
-    )
-    def apply(_, first, *rest):
-        return first._pointwise(mgpu.FragmentedArray._lift_fast_instr(name), *rest)
-
-    return apply(*given)
 
 
 @plgpu.inline_mgpu()

@@ -94,10 +94,10 @@ def _instruction(name: str, *given: Any) -> Array:
     return apply(*given)
 
 
-def load_bias(ref: jax.Ref, n: Array) -> Array:
-    """``[WIDTH]`` of ``ref`` ``[N]`` from column n on, for ``spread``. Past the edge, the edge's elements: they are
-    in bounds, and nothing keeps what becomes of them. N is a multiple of 2."""
-    layout = SUMS.reduce(0)
+def load_bias(ref: jax.Ref, n: Array, *, axis: int = 1) -> Array:
+    """``[WIDTH]`` of ``ref`` ``[N]`` from n on, for ``spread`` along the same axis. Past the edge, the edge's elements:
+    they are in bounds, and nothing keeps what becomes of them. N is a multiple of 2."""
+    layout = SUMS.reduce(1 - axis)
 
     @plgpu.inline_mgpu(
         arg_types=(plgpu.RefType(), _SCALAR),
@@ -106,21 +106,21 @@ def load_bias(ref: jax.Ref, n: Array) -> Array:
     def load(_, ref, first):
         held, i64 = layout.to_mgpu(), ir.IntegerType.get_signless(64)
         (size,), kind = ir.MemRefType(ref.type).shape, ir.MemRefType(ref.type).element_type
-        pair = ir.VectorType.get((held.vector_length,), kind)
+        found = ir.VectorType.get((held.vector_length,), kind)
         base, last = utils.memref_ptr(ref), utils.c(size - held.vector_length, i64)
         start = arith.extui(i64, first.registers.item())
         registers = np.empty(held.registers_shape((WIDTH,)), dtype=object)
         for at, (i,) in zip(np.ndindex(registers.shape), held.thread_idxs((WIDTH,)), strict=True):
             offset = arith.minui(arith.addi(start, arith.index_castui(i64, i)), last)
-            registers[at] = llvm.load(pair, utils.getelementptr(base, [offset], kind))
+            registers[at] = llvm.load(found, utils.getelementptr(base, [offset], kind))
         return mgpu.FragmentedArray(_registers=registers, _layout=held, _is_signed=None)
 
     return load(ref, n)
 
 
-def spread(bias: Array) -> Array:
-    """``[ROWS, WIDTH]`` in float32: the bias of each column."""
-    return plgpu.layout_cast(lax.broadcast_in_dim(bias.astype(jnp.float32), PART, (1,)), SUMS)
+def spread(bias: Array, shape: tuple[int, int] = PART, *, axis: int = 1) -> Array:
+    """``shape`` in float32: the bias of each column, or along axis 0 of each row."""
+    return plgpu.layout_cast(lax.broadcast_in_dim(bias.astype(jnp.float32), shape, (axis,)), SUMS)
 
 
 class Inbox:

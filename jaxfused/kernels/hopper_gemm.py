@@ -209,7 +209,7 @@ def _fetch(operand: Operand, side: _Side, first: Array, k: Array, slot: Array, f
         plgpu.copy_gmem_to_smem(ref.at[pl.ds(first, side.size), terms], side.slots.at[slot], full)
     elif _split(operand):
         blocks = pl.ds(lax.div(first, jnp.int32(DEPTH)), side.size // DEPTH)
-        plgpu.copy_gmem_to_smem(ref.at[terms, blocks], plgpu.transpose_ref(side.slots.at[slot], (1, 0, 2)), full)
+        plgpu.copy_gmem_to_smem(ref.at[terms, blocks], side.slots.at[slot].transpose((1, 0, 2)), full)
     else:
         for j in range(side.size // DEPTH):
             plgpu.copy_gmem_to_smem(ref.at[terms, pl.ds(first + j * DEPTH, DEPTH)], side.slots.at[slot, j], full)

@@ -193,16 +193,19 @@ def _fastest(problem: Problem, device: Device, training: bool) -> Choice:
     why = _never(problem, training)
     if why:
         return Choice(plan=LIBRARY, why=why)
-    regions = FASTER[device.library]
-    for region in regions:
+    regions, missed = FASTER[device.library], ""
+    for region in filter(lambda region: region.holds(problem), regions):
         strategy, backend = region.plan.split("/")
         plan = Plan(strategy=Strategy(strategy), backend=Backend(backend))
-        if region.holds(problem) and not limitation(problem, device, plan):
-            return Choice(plan=complete(plan, problem, device), why=f"measured to be faster than the library: {region}")
+        limit = limitation(problem, device, plan)
+        if not limit:
+            why = f"measured to be faster than the library: {region}{missed}"
+            return Choice(plan=complete(plan, problem, device), why=why)
+        missed += f"; not {region.plan}: {limit}"
     why = (
         f"16-bit problems run on the library, except where our kernels were measured to be faster: "
         f"{'; '.join(map(str, regions))}; this one has {problem.m} rows and {problem.weight_bytes / 1e6:.1f} MB of "
-        "weights"
+        f"weights{missed}"
     )
     return Choice(plan=LIBRARY, why=why)
 

@@ -50,7 +50,7 @@ def fill(
     A_ROWS: gl.constexpr, B_ROWS: gl.constexpr, GATED: gl.constexpr,
 ):  # fmt: skip
     """Fills slots with all of K of a tile's operands; A_ROWS, B_ROWS: that operand's rows lie along the result, else
-    along K. Of two weights, the gate's tile comes first. What is outside of an operand comes as zeros."""
+    along K. Of two weights, in rows, the gate's tile comes first. What is outside of an operand comes as zeros."""
     STAGES: gl.constexpr = full.shape[0]
     BN: gl.constexpr = b_desc.block_type.shape[0 if B_ROWS else 1]
     BYTES: gl.constexpr = 2 * (a_tiles.shape[1] * a_tiles.shape[2] + b_tiles.shape[1] * b_tiles.shape[2])
@@ -63,13 +63,31 @@ def fill(
         b = b_tiles.index(stage)
         at = [column, k] if B_ROWS else [k, column]
         if GATED:
-            ACROSS: gl.constexpr = 0 if B_ROWS else 1
-            load_tile(gate_desc, at, ready, b.slice(0, BN, dim=ACROSS))
-            load_tile(b_desc, at, ready, b.slice(BN, BN, dim=ACROSS))
+            load_tile(gate_desc, at, ready, b.slice(0, BN, dim=0))
+            load_tile(b_desc, at, ready, b.slice(BN, BN, dim=0))
         else:
             load_tile(b_desc, at, ready, b)
         slot += 1
     return slot
+
+
+@gluon.jit
+def load(
+    a_desc, b_desc, gate_desc, a2_desc, b2_desc, a_tiles, b_tiles, full, free, M, N, K,
+    BM: gl.constexpr, BN: gl.constexpr, GROUP_M: gl.constexpr,
+    A_ROWS: gl.constexpr, B_ROWS: gl.constexpr, GATED: gl.constexpr, PAIR: gl.constexpr,
+):  # fmt: skip
+    """The loader's part: all tiles of a program; PAIR: of a second product too."""
+    slot = 0
+    for tile in range(gl.program_id(0), gl.cdiv(M, BM) * gl.cdiv(N, BN), gl.num_programs(0)):
+        row, column = tile_of(tile, M, N, BM, BN, GROUP_M)
+        slot = fill(
+            a_desc, b_desc, gate_desc, a_tiles, b_tiles, full, free, slot, row, column, K, A_ROWS, B_ROWS, GATED
+        )  # fmt: skip
+        if PAIR:
+            slot = fill(
+                a2_desc, b2_desc, b2_desc, a_tiles, b_tiles, full, free, slot, row, column, K, A_ROWS, B_ROWS, False
+            )  # fmt: skip
 
 
 @gluon.jit

@@ -9,7 +9,7 @@ from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import tma
 
 from .hopper_epilogue import put, staging
-from .hopper_gemm import BK, begin, chain, fill, floors, halves, ring, tile_of, wait_turn, zeros
+from .hopper_gemm import BK, begin, chain, floors, halves, load, ring, tile_of, wait_turn, zeros
 
 
 @gluon.jit(do_not_specialize=["M", "N", "K"])
@@ -63,26 +63,16 @@ def linear_fwd_kernel(
                 ),
             ),
             (
-                _load,
-                (x_desc, w_desc, gate_desc, a_tiles, b_tiles, full, free, M, N, K, BM, BN, GROUP_M, GATED),
+                load,
+                (
+                    x_desc, w_desc, gate_desc, x_desc, w_desc, a_tiles, b_tiles, full, free, M, N, K,
+                    BM, BN, GROUP_M, True, True, GATED, False,
+                ),
             ),
         ],
         [4, 1],
         [240, 24],
     )  # fmt: skip
-
-
-@gluon.jit
-def _load(
-    x_desc, w_desc, gate_desc, a_tiles, b_tiles, full, free, M, N, K,
-    BM: gl.constexpr, BN: gl.constexpr, GROUP_M: gl.constexpr, GATED: gl.constexpr,
-):  # fmt: skip
-    slot = 0
-    for tile in range(gl.program_id(0), gl.cdiv(M, BM) * gl.cdiv(N, BN), gl.num_programs(0)):
-        row, column = tile_of(tile, M, N, BM, BN, GROUP_M)
-        slot = fill(
-            x_desc, w_desc, gate_desc, a_tiles, b_tiles, full, free, slot, row, column, K, True, True, GATED
-        )  # fmt: skip
 
 
 @gluon.jit

@@ -2,11 +2,11 @@
 
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
-from triton.experimental.gluon.language.nvidia.hopper import mbarrier, tma
+from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, mbarrier, tma
 
 from .._compat import load_tile
 from .hopper_epilogue import put, staging
-from .hopper_gemm import BK, begin, chain, fill, floors, halves, ring, tile_of, wait_turn, zeros
+from .hopper_gemm import BK, begin, chain, floors, halves, load, ring, tile_of, wait_turn, zeros
 
 
 @gluon.jit(do_not_specialize=["M", "N", "K"])
@@ -24,7 +24,6 @@ def hidden_bwd_kernel(
     BM: gl.constexpr,
     BN: gl.constexpr,
     STAGES: gl.constexpr,
-    SHARED: gl.constexpr,
     GROUP_M: gl.constexpr,
     ACTIVATION: gl.constexpr,
     DERIVATIVE: gl.constexpr,
@@ -33,10 +32,10 @@ def hidden_bwd_kernel(
 ):
     """As the portable hidden_bwd_kernel, for 16-bit types.
 
-    dy ``[M, K]``, w ``[K, N]``; s, u, h, ds, du ``[M, N]``, all row-major. A second loader warp brings s and u, a part
-    of a tile's columns at a time, to where h and du, or ds, leave from.
+    dy ``[M, K]``, w ``[K, N]``; s, u, h, ds, du ``[M, N]``, all row-major. The warpgroups take turns. A second loader
+    warp brings s and u, a part of a tile at a time.
     """
-    a_tiles, b_tiles, full, free, turn = ring(dy_desc.dtype, STAGES, [BM, BK], [BK, BN], SHARED)
+    a_tiles, b_tiles, full, free, turn = ring(dy_desc.dtype, STAGES, [BM, BK], [BK, BN], False)
     s_room, ds_room = staging(s_desc, 1), staging(ds_desc, 1)
     u_room = staging(u_desc, 1) if GATED else s_room
     du_room = staging(du_desc, 1) if GATED else ds_room
@@ -52,19 +51,24 @@ def hidden_bwd_kernel(
                 _hidden,
                 (
                     a_tiles, b_tiles, full, free, turn, h_desc, ds_desc, du_desc, s_room, u_room, h_room, ds_room,
-                    du_room, there, taken, M, N, K, 0, SHARED, BM, BN, GROUP_M, ACTIVATION, DERIVATIVE, GATED, HIDDEN,
+                    du_room, there, taken, M, N, K, 0, BM, BN, GROUP_M, ACTIVATION, DERIVATIVE, GATED, HIDDEN,
                 ),
             ),
             (
                 _hidden,
                 (
                     a_tiles, b_tiles, full, free, turn, h_desc, ds_desc, du_desc, s_room, u_room, h_room, ds_room,
-                    du_room, there, taken, M, N, K, 1, SHARED, BM, BN, GROUP_M, ACTIVATION, DERIVATIVE, GATED, HIDDEN,
+                    du_room, there, taken, M, N, K, 1, BM, BN, GROUP_M, ACTIVATION, DERIVATIVE, GATED, HIDDEN,
                 ),
             ),
-            (_load, (dy_desc, w_desc, dy_desc, w_desc, a_tiles, b_tiles, full, free, M, N, K, BM, BN, GROUP_M,
-                True, False, False)),
-            (_load_saved, (s_desc, u_desc, s_room, u_room, there, taken, M, N, SHARED, BM, BN, GROUP_M, GATED)),
+            (
+                load,
+                (
+                    dy_desc, w_desc, w_desc, dy_desc, w_desc, a_tiles, b_tiles, full, free, M, N, K,
+                    BM, BN, GROUP_M, True, False, False, False,
+                ),
+            ),
+            (_load_saved, (s_desc, u_desc, s_room, u_room, there, taken, M, N, BM, BN, GROUP_M, GATED)),
         ],
         [4, 1, 1],
         [240, 24, 24],
@@ -72,43 +76,22 @@ def hidden_bwd_kernel(
 
 
 @gluon.jit
-def _load(
-    a_desc, b_desc, a2_desc, b2_desc, a_tiles, b_tiles, full, free, M, N, K,
-    BM: gl.constexpr, BN: gl.constexpr, GROUP_M: gl.constexpr,
-    A_ROWS: gl.constexpr, B_ROWS: gl.constexpr, PAIR: gl.constexpr,
-):  # fmt: skip
-    slot = 0
-    for tile in range(gl.program_id(0), gl.cdiv(M, BM) * gl.cdiv(N, BN), gl.num_programs(0)):
-        row, column = tile_of(tile, M, N, BM, BN, GROUP_M)
-        slot = fill(
-            a_desc, b_desc, b_desc, a_tiles, b_tiles, full, free, slot, row, column, K, A_ROWS, B_ROWS, False
-        )  # fmt: skip
-        if PAIR:
-            slot = fill(
-                a2_desc, b2_desc, b2_desc, a_tiles, b_tiles, full, free, slot, row, column, K, A_ROWS, B_ROWS, False
-            )  # fmt: skip
-
-
-@gluon.jit
 def _load_saved(
     s_desc, u_desc, s_room, u_room, there, taken, M, N,
-    SHARED: gl.constexpr, BM: gl.constexpr, BN: gl.constexpr, GROUP_M: gl.constexpr, GATED: gl.constexpr,
+    BM: gl.constexpr, BN: gl.constexpr, GROUP_M: gl.constexpr, GATED: gl.constexpr,
 ):  # fmt: skip
-    """Part after part of s and u for the warpgroups in the order in which they want them: rows of parts, halved as a
-    tile is by ``_finish``."""
+    """Part after part of s and u, for the warpgroups in turns, in the order in which ``_finish`` wants them."""
     ROWS: gl.constexpr = s_desc.block_type.shape[0]
     WIDTH: gl.constexpr = s_desc.block_type.shape[1]
     ACROSS: gl.constexpr = BN // WIDTH
-    PARTS: gl.constexpr = BM // ROWS * ACROSS // (2 if SHARED else 1)
+    PARTS: gl.constexpr = BM // ROWS * ACROSS
     turn = 0
     for tile in range(gl.program_id(0), gl.cdiv(M, BM) * gl.cdiv(N, BN), gl.num_programs(0)):
         row, column = tile_of(tile, M, N, BM, BN, GROUP_M)
-        for i in range(2 * PARTS if SHARED else PARTS):
-            me = i % 2 if SHARED else turn % 2
-            part = i // 2 if SHARED else i
-            before = (turn if SHARED else turn // 2) * PARTS + part
-            at_row = row + (me if SHARED else part // ACROSS) * ROWS
-            at = [at_row, column + part % ACROSS * WIDTH]
+        me = turn % 2
+        for part in range(PARTS):
+            before = turn // 2 * PARTS + part
+            at = [row + part // ACROSS * ROWS, column + part % ACROSS * WIDTH]
             ready = there.index(me)
             mbarrier.wait(taken.index(me), (before & 1) ^ 1)
             mbarrier.expect(ready, (2 if GATED else 1) * ROWS * WIDTH * 2)
@@ -121,27 +104,23 @@ def _load_saved(
 @gluon.jit
 def _hidden(
     a_tiles, b_tiles, full, free, turn, h_desc, ds_desc, du_desc, s_room, u_room, h_room, ds_room, du_room,
-    there, taken, M, N, K, ME: gl.constexpr, SHARED: gl.constexpr,
-    BM: gl.constexpr, BN: gl.constexpr, GROUP_M: gl.constexpr,
+    there, taken, M, N, K, ME: gl.constexpr, BM: gl.constexpr, BN: gl.constexpr, GROUP_M: gl.constexpr,
     ACTIVATION: gl.constexpr, DERIVATIVE: gl.constexpr, GATED: gl.constexpr, HIDDEN: gl.constexpr,
 ):  # fmt: skip
-    ROWS: gl.constexpr = BM // 2 if SHARED else BM
-    first, every, slot, between = begin(gl.cdiv(K, BK), ME, SHARED)
     s_room, u_room, h_room = s_room.index(ME), u_room.index(ME), h_room.index(ME)
     ds_room, du_room, there, taken = ds_room.index(ME), du_room.index(ME), there.index(ME), taken.index(ME)
+    first, every, slot, between = begin(gl.cdiv(K, BK), ME, False)
     tiles, part = 0, 0
     for tile in range(first, gl.cdiv(M, BM) * gl.cdiv(N, BN), every):
         row, column = tile_of(tile, M, N, BM, BN, GROUP_M)
-        wait_turn(turn, tiles, ME, SHARED)
+        wait_turn(turn, tiles, ME, False)
         tiles += 1
-        dh = zeros(ROWS, BN)
-        dh, slot = chain(dh, a_tiles, b_tiles, full, free, turn, slot, K, ME, SHARED, True, False)
+        dh = zeros(BM, BN)
+        dh, slot = chain(dh, a_tiles, b_tiles, full, free, turn, slot, K, ME, False, True, False)
         slot += between
-        if SHARED:
-            row += ME * ROWS
         part = _finish(
-            dh, h_desc, ds_desc, du_desc, s_room, u_room, h_room, ds_room, du_room, there, taken, part,
-            row, column, ACTIVATION, DERIVATIVE, GATED, HIDDEN,
+            dh, h_desc, ds_desc, du_desc, s_room, u_room, h_room, ds_room, du_room, there, taken, part, row, column,
+            ACTIVATION, DERIVATIVE, GATED, HIDDEN,
         )  # fmt: skip
     tma.store_wait(0)
 
@@ -171,6 +150,8 @@ def _finish(
         mbarrier.wait(there, part & 1)
         s = s_room.load(dh.type.layout).to(gl.float32)
         u = u_room.load(dh.type.layout).to(gl.float32) if GATED else s
+        # Before TMA writes what ordinary loads have read.
+        fence_async_shared()
         mbarrier.arrive(taken, count=1)
         tma.store_wait(0)
         if GATED:
@@ -220,8 +201,8 @@ def product_bwd_kernel(
                 A_ROWS, B_ROWS, PAIR)),
             (_product, (a_tiles, b_tiles, full, free, turn, y_desc, y_room, M, N, K, 1, SHARED, BM, BN, GROUP_M,
                 A_ROWS, B_ROWS, PAIR)),
-            (_load, (a_desc, b_desc, a2_desc, b2_desc, a_tiles, b_tiles, full, free, M, N, K, BM, BN, GROUP_M,
-                A_ROWS, B_ROWS, PAIR)),
+            (load, (a_desc, b_desc, b_desc, a2_desc, b2_desc, a_tiles, b_tiles, full, free, M, N, K, BM, BN, GROUP_M,
+                A_ROWS, B_ROWS, False, PAIR)),
         ],
         [4, 1],
         [240, 24],

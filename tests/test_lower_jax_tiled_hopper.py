@@ -1,0 +1,214 @@
+"""The Mosaic GPU kernels of strategy tiled lowered for CUDA under an abstract GPU: their IR, as launched."""
+
+import re
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import pytest
+from test_lower_jax_hopper import DEVICE, SHORT, count, lowered
+
+from jaxfused import activations, launch, launch_tiled_hopper
+from parity.contract.activations import ACTIVATIONS
+from parity.contract.hopper_tiles import hopper_tiles_for, shared
+from parity.contract.plan import Gemm, Plan, choose
+from parity.contract.problem import Problem
+from parity.contract.tiles import Tiles
+
+pytestmark = pytest.mark.usefixtures("strict_jax")
+
+STEPS = {
+    "mul": r"mul\.rn\.f32 ", "add": r"add\.rn\.f32 ", "sub": r"sub\.rn\.f32 ", "div": r"div\.full\.f32 ",
+    "exp2": r"ex2\.approx\.f32 ",
+}  # fmt: skip
+# Ragged along every axis; and not, so that Pallas brings a tile of any operand in one copy.
+RAGGED, EVEN = (300, 264, 520), (384, 256, 512)
+# (columns of a tile, weights): each warpgroup's own tiles, or those that both share.
+TILES = [(64, 1), (128, 1), (256, 1), (64, 2), (128, 2)]
+
+
+def held(*shape, dtype="bfloat16"):
+    return jax.ShapeDtypeStruct(shape, dtype)
+
+
+def tile(columns: int) -> Tiles:
+    return Tiles(m=128, n=columns, k=64)
+
+
+def elements(tiles: Tiles, weights: int = 1) -> int:
+    """Those of a tile that a thread of its warpgroups has."""
+    return tiles.m * tiles.n // (256 if shared(tiles, weights) else 128)
+
+
+def parts(tiles: Tiles, weights: int = 1) -> int:
+    """Those that a warpgroup finishes one after the other: a thread has 32 elements of each."""
+    return elements(tiles, weights) // 32
+
+
+def copies(size: int, whole: int) -> int:
+    """Of a tile of so many rows or columns, that lie along an axis of ``whole``, where K is not the last one."""
+    return 1 if whole % 64 == 0 else size // 64
+
+
+def spelled(f) -> dict[str, int]:
+    """The steps of ``f``, an activation or a derivative."""
+    jaxpr = str(jax.make_jaxpr(f)(jnp.zeros((64, 64))))
+    return {name: len(re.findall(rf"= {name} ", jaxpr)) for name in STEPS}
+
+
+def check(kernel: dict, size: tuple[int, int], tiles: Tiles, weights: int = 1, kind: str = "bf16") -> None:
+    """What all of them have: persistent programs, memory that there is, one chain of wgmma and no other product."""
+    m, n = size
+    assert kernel["grid"] == [min(-(-m // tiles.m) * -(-n // tiles.n), DEVICE.sm_count), 1, 1]
+    assert kernel["block"] == [3 * 128, 1, 1]
+    assert kernel["smem"] <= DEVICE.smem_bytes
+    # 64 rows and 16 terms at a time, of a step of 64 terms.
+    chain = weights * 4 * (tiles.m // 64) // (2 if shared(tiles, weights) else 1)
+    assert count(r"wgmma\.mma_async", kernel) == chain
+    assert count(rf"wgmma\.mma_async\.sync\.aligned\.m64n{tiles.n}k16\.f32\.{kind}\.{kind} ", kernel) == chain
+    # Registers are handed from those that load to those that multiply.
+    assert count(r"setmaxregister|setmaxnreg", kernel) == 2
+    assert count(r"\bfma\b|arith\.(sub|mul|div)f|math\.", kernel) == 0
+
+
+def moved(kernel: dict) -> tuple[int, int]:
+    """TMA copies in and out."""
+    ways = "shared.cluster.global", "global.shared.cta"
+    into, out = (count(re.escape(f"bulk.tensor.{way}"), kernel) for way in ways)
+    return into, out
+
+
+@pytest.mark.parametrize(("size", "taps"), [(RAGGED, None), (RAGGED, "float32"), (EVEN, "bfloat16")])
+@pytest.mark.parametrize(("columns", "weights"), TILES)
+def test_a_linear_of_one_chain(columns, weights, size, taps):
+    (m, k, n), tiles = size, tile(columns)
+    gated = {"gate": held(k, n), "b_gate": held(n)} if weights == 2 else {}
+
+    def run(x, w, b, gated):
+        options = {"activation": "identity", "precision": "ieee", "taps": taps}
+        return launch_tiled_hopper.linear(Gemm(tiles=tiles, split_k=1), DEVICE, x, w, b, **gated, **options)
+
+    (kernel,) = lowered(run, held(m, k), held(k, n), held(n), gated)
+    check(kernel, (m, n), tiles, weights)
+    # s and u, of 4 bytes, go out in two halves.
+    out = 1 + {None: 0, "bfloat16": weights, "float32": 2 * weights}[taps]
+    assert moved(kernel) == (1 + weights * copies(columns, n), out * parts(tiles, weights))
+    # The biases, and each result's one rounding, two elements at a time; the gate's product.
+    of = elements(tiles, weights)
+    rounded = 1 + (weights if taps == "bfloat16" else 0)
+    assert count(r"arith\.truncf", kernel) == rounded * of // 2
+    assert count(r"arith\.addf", kernel) == weights * of // 2
+    assert count(STEPS["mul"], kernel) == (weights - 1) * of
+
+
+@pytest.mark.parametrize("gated", [False, True])
+@pytest.mark.parametrize(("name", "dtype"), [(name, "bfloat16") for name in ACTIVATIONS] + [("silu", "float16")])
+def test_the_epilogue_is_rounded_step_by_step(name, gated, dtype):
+    problem = Problem(
+        m=300, in_features=264, hidden_features=520, out_features=136, activation=name, dtype=dtype, gated=gated
+    )  # fmt: skip
+    plan = choose(problem, DEVICE, Plan(strategy="tiled", backend="hopper")).plan
+    given = {"x": held(300, 264, dtype=dtype), "w_up": held(264, 520, dtype=dtype)}
+    given |= {"w_down": held(520, 136, dtype=dtype), "w_gate": held(264, 520, dtype=dtype) if gated else None}
+    options = {"activation": name, "precision": "ieee"} | dict.fromkeys(("b_up", "b_gate", "b_down"))
+    up, down = lowered(lambda given: launch.forward(plan, DEVICE, **given, **options), given)
+    assert plan.up is not None
+    assert plan.down is not None
+    weights = 2 if gated else 1
+    check(up, (300, 520), plan.up, weights, SHORT[dtype])
+    check(down, (300, 136), plan.down, 1, SHORT[dtype])
+    steps = spelled(activations.ACTIVATIONS[name])
+    steps["mul"] += gated
+    for step, instruction in STEPS.items():
+        assert count(instruction, up) == steps[step] * elements(plan.up, weights), step
+        assert count(instruction, down) == 0, step
+
+
+@pytest.mark.parametrize("gated", [False, True])
+@pytest.mark.parametrize(
+    ("name", "size", "save"),
+    [(name, RAGGED, "preact") for name in ACTIVATIONS]
+    + [("silu", EVEN, "preact"), ("silu", RAGGED, "hidden"), ("silu", (4096, 264, 2048), "hidden")],
+)
+def test_a_hidden_gradient(name, size, gated, save):
+    m, k, n = size
+    saved = {name: held(m, n) for name in ("s", *("u",) * gated, *("h",) * (save == "hidden"))}
+    options = {"activation": name, "precision": "ieee"}
+    (kernel,) = lowered(partial(launch_tiled_hopper.hidden_bwd, DEVICE, **options), held(m, k), held(n, k), saved)
+    tiles = hopper_tiles_for(DEVICE, m, n, turns=True)
+    assert tiles.n == (64 if m < 1024 else 128)
+    check(kernel, (m, n), tiles)
+    of, made = elements(tiles), 1 + gated + (save == "preact")
+    # s and u come in part by part.
+    assert moved(kernel) == (2 + (1 + gated) * parts(tiles), made * parts(tiles))
+    assert count(r"arith\.extf", kernel) == (1 + gated) * of // 2
+    assert count(r"arith\.truncf", kernel) == made * of // 2
+    f, slope = (spelled(table[name]) for table in (activations.ACTIVATIONS, activations.DERIVATIVES))
+    for step, instruction in STEPS.items():
+        # dh slope; with a gate dh u slope, dh f and f u.
+        products = (4 if gated else 1) if step == "mul" else 0
+        assert count(instruction, kernel) == (f[step] + slope[step] + products) * of, step
+    assert count(r"arith\.addf", kernel) == 0
+
+
+@pytest.mark.parametrize("pair", [False, True])
+@pytest.mark.parametrize("transposed", [(False, False), (False, True), (True, False), (True, True)])
+@pytest.mark.parametrize(
+    ("size", "columns"),
+    [((304, 264, 520), 64), ((2056, 72, 840), 128), ((2056, 72, 1304), 256), ((4096, 256, 4096), 256)],
+)
+def test_a_product(size, columns, transposed, pair):
+    m, k, n = size
+    if transposed == (True, False):
+        # Of two gradients' rows, which may be any number.
+        k += 1
+    a, b = held(*(k, m) if transposed[0] else (m, k)), held(*(n, k) if transposed[1] else (k, n))
+    more = (a, b) if pair else ()
+    run = partial(launch_tiled_hopper.product, DEVICE, "ieee", transposed=transposed)
+    (kernel,) = lowered(run, a, b, *more)
+    tiles = hopper_tiles_for(DEVICE, m, n)
+    assert tiles == tile(columns)
+    check(kernel, (m, n), tiles)
+    left = copies(128, m) if transposed[0] else 1
+    right = 1 if transposed[1] else copies(columns, n)
+    # The second product is summed up by the same instructions.
+    assert moved(kernel) == ((1 + pair) * (left + right), parts(tiles))
+    assert count(r"arith\.truncf", kernel) == elements(tiles) // 2
+    assert count(r"\.rn\.f32 |div\.full|ex2|arith\.addf", kernel) == 0
+
+
+@pytest.mark.parametrize("gated", [False, True])
+def test_a_launch_for_each_gradient(gated):
+    m, k, h, n = 300, 264, 520, 136
+    problem = Problem(
+        m=m, in_features=k, hidden_features=h, out_features=n, activation="silu", dtype="bfloat16", gated=gated
+    )  # fmt: skip
+    plan = choose(problem, DEVICE, Plan(strategy="tiled", backend="hopper"), training=True).plan
+    gate = {"w_gate": held(k, h)} if gated else {}
+    needs = ("x", "w_up", "w_down", *gate)
+
+    def run(dy, x, w_up, w_down, gate, saved):
+        options = {"activation": "silu", "precision": "ieee", "needs": needs, "w_gate": gate.get("w_gate")}
+        found = launch.tiled_backward(plan, DEVICE, dy, x, w_up, w_down, **options, saved=saved)
+        assert {name: value.shape for name, value in found.items()} == {
+            "d_x": (m, k), "d_w_up": (k, h), "d_w_down": (h, n),
+        } | ({"d_w_gate": (k, h)} if gated else {})  # fmt: skip
+        return found
+
+    saved = {name: held(m, h) for name in ("s", *("u",) * gated)}
+    found = lowered(run, held(m, n), held(m, k), held(k, h), held(h, n), gate, saved)
+    sizes = [(m, h), (h, n), (m, k), (k, h), *((k, h),) * gated]
+    assert len(found) == len(sizes)
+    for kernel, size in zip(found, sizes, strict=True):
+        check(kernel, size, hopper_tiles_for(DEVICE, *size))
+
+
+def test_nothing_launches_nothing():
+    product = partial(launch_tiled_hopper.product, DEVICE, "ieee", transposed=(True, False))
+    for rows, inner in ((0, 64), (64, 0)):
+        assert lowered(product, held(inner, rows), held(inner, 64)) == []
+    options = {"activation": "silu", "precision": "ieee"}
+    linear = partial(launch_tiled_hopper.linear, Gemm(tiles=tile(64), split_k=1), DEVICE, b=None, **options)
+    assert lowered(linear, held(0, 64), held(64, 64)) == []
+    hidden = partial(launch_tiled_hopper.hidden_bwd, DEVICE, **options)
+    assert lowered(hidden, held(0, 64), held(64, 64), {"s": held(0, 64)}) == []
