@@ -26,15 +26,19 @@ def determinism(
 ) -> None:
     """Runs every plan again, in fresh processes, row by row and in other batches; exit code 1 where bits that are
     promised to be the same are not."""
-    from .determinism import SCHEMA, cases
+    from .determinism import SCHEMA, cases, plans
     from .determinism import determinism as battery
     from .table_tools import print_determinism
 
     options.check_writable(json)
     here = options.here(device)
+    where, chosen = here.where(), options.chosen(case, cases(here.name))
+    for one in chosen:
+        if not plans(one.problem, where):
+            raise typer.BadParameter(f"{one.name}: no plan can run it here")
     found = battery(
-        options.chosen(case, cases(here.name)),
-        here.where(),
+        chosen,
+        where,
         runs=runs or RUNS[here.name],
         processes=processes or PROCESSES[here.name],
         say=options.say,

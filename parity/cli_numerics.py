@@ -106,7 +106,8 @@ def drift(
         lengths=tuple(length or ((64, 256, 1024, 4096) if here.gpu else (32, 64, 128, 256))),
         depth=depth,
     )
-    with Session(here.where().workers) as session:
+    where = here.where()
+    with Session(where.workers, where.case_seconds) as session:
         result = report(session, asked)
         facts = here.facts(commit) | {"workers": session.greetings}
     options.write(json, SCHEMA, facts, result)
@@ -154,7 +155,7 @@ def golden(
         with ExitStack() as stack:
             # Kernels are compiled on the host: on a GPU's, several workers do that side by side.
             lanes = max(1, min(4, cores // 4)) if here.gpu else 1
-            sessions = [stack.enter_context(Session(where.workers)) for _ in range(lanes)]
+            sessions = [stack.enter_context(Session(where.workers, where.case_seconds)) for _ in range(lanes)]
             vectors = capture(sessions, small(where.device), checks.append)
             if out:
                 save(vectors, out / "golden.npz")

@@ -89,6 +89,13 @@ def test_command_writes_json_and_its_exit_code_is_the_verdict(tmp_path, monkeypa
         assert {"sha256", "members"} <= content["classes"][0].keys()
 
 
+def test_a_case_that_no_plan_can_run_is_misuse():
+    arguments = ["determinism", "--device", "cpu", "--case", "silu-gated-bf16-33x47x65x29"]
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 2
+    assert "no plan can run it here" in done.output
+
+
 def test_a_command_s_own_cases_come_first():
     own = cases("gpu")
     assert options.chosen(None, own) == own
