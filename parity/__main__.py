@@ -1,6 +1,6 @@
 """``python -m parity``."""
 
-from .commands import app
+from .cli import app
 
 if __name__ == "__main__":
     app(prog_name="python -m parity")

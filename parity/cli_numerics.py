@@ -1,24 +1,65 @@
-"""The commands that replay bits: ``python -m parity drift`` and ``golden``."""
+"""``python -m parity order``, ``drift`` and ``golden``: how sums are added, and bits replayed."""
 
 import os
 from contextlib import ExitStack
-from json import dumps
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from .contract.problem import Device, Problem
-from .options import check_writable, gpu
-from .process import specs
-from .report import environment, write_atomically
+from . import options
+from .contract.plan import Plan
+from .contract.problem import Problem
+from .options import Commit, Device, Dtype, Json, Precision
+from .process import WorkerError
 
-# A console that is no terminal is as wide as the tables.
-WIDTH = 100
+Runners = Annotated[list[str] | None, typer.Option("--runner", help="Only these of the runners.")]
 
-Where = Annotated[str, typer.Option(help="auto: the GPU if there is one, else the interpreters.")]
-Commit = Annotated[str | None, typer.Option(help="The commit, where the working tree has no repository.")]
+
+def order(
+    k: Annotated[int, typer.Option(help="Summands of each GEMM.", min=1)] = 128,
+    m: Annotated[int, typer.Option(help="Rows: how many there are may decide the order.", min=1)] = 64,
+    dtype: Dtype = "float32",
+    precision: Precision = "ieee",
+    split: Annotated[int, typer.Option(help="The fused runners' accumulator chains.", min=1)] = 1,
+    runner: Runners = None,
+    probes: Annotated[bool, typer.Option("--probes", help="Ask what adds, too: bits kept, roundings, fma.")] = False,
+    device: Device = "auto",
+    json: Json = None,
+    plot: Annotated[Path | None, typer.Option(help="Where to draw the orders, as PNG.")] = None,
+    commit: Commit = None,
+) -> None:
+    """Finds the order in which each runner's GEMMs add, from sums alone; exit code 1 where one has no fixed order."""
+    from .drift_table import print_facts
+    from .order import RUNNERS, SCHEMA, Probe, described, orders
+    from .probes import probed
+    from .table import print_orders
+
+    options.among("runner", runner, list(RUNNERS))
+    try:
+        probe = Probe(k=k, m=m, dtype=dtype, precision=precision, plan=Plan(split_k=split))
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    options.check_writable(json, plot)
+    here = options.here(device)
+    workers = here.where().workers
+    try:
+        findings = list(orders(probe, workers, runner or tuple(RUNNERS)))
+    except WorkerError as error:
+        raise options.failed(error) from None
+    facts = probed(probe, workers, findings) if probes else []
+    adders = {"adders": [asdict(one) for one in facts]} if probes else {}
+    options.write(json, SCHEMA, here.facts(commit), described(probe, findings) | adders)
+    if plot:
+        from .order_plot import plot as draw
+
+        draw(findings, plot)
+    console = options.console()
+    print_orders(findings, console)
+    if probes:
+        print_facts(facts, console)
+    raise typer.Exit(int(any(finding.order is None for finding in findings)))
 
 
 def drift(
@@ -26,15 +67,15 @@ def drift(
     hidden: Annotated[int, typer.Option(help="Hidden features: summands of the second.", min=1)] = 64,
     n: Annotated[int, typer.Option(help="Out features.", min=1)] = 48,
     m: Annotated[int, typer.Option(help="Rows.", min=1)] = 32,
-    dtype: Annotated[str, typer.Option(help="float32, float16 or bfloat16.")] = "float16",
-    precision: Annotated[str, typer.Option(help="ieee or, for float32, tf32.")] = "ieee",
+    dtype: Dtype = "float16",
+    precision: Precision = "ieee",
     activation: Annotated[str, typer.Option(help="relu, relu2 and identity are emulated to the bit.")] = "relu",
     gated: Annotated[bool, typer.Option("--gated", help="With a gate.")] = False,
-    runner: Annotated[list[str] | None, typer.Option(help="Only these of the runners.")] = None,
+    runner: Runners = None,
     length: Annotated[list[int] | None, typer.Option(help="Sums along which errors are followed.")] = None,
     depth: Annotated[int, typer.Option(help="Layers of the stack.", min=0)] = 8,
-    device: Where = "auto",
-    json: Annotated[Path | None, typer.Option(help="Where to write every number, as JSON.")] = None,
+    device: Device = "auto",
+    json: Json = None,
     plot: Annotated[Path | None, typer.Option(help="Where to draw knobs and growth, as PNG.")] = None,
     commit: Commit = None,
 ) -> None:
@@ -43,14 +84,12 @@ def drift(
 
     Exit code 1 where a runner fails or, on a GPU, the twins differ or have bits that the emulator does not give.
     """
-    from .drift_report import Ask, report
+    from .drift_report import SCHEMA, Asked, report
     from .drift_table import print_drift
     from .order import RUNNERS
     from .session import Session
 
-    unknown = set(runner or ()) - set(RUNNERS)
-    if unknown:
-        raise typer.BadParameter(f"runner is {unknown.pop()!r}, must be one of {', '.join(RUNNERS)}")
+    options.among("runner", runner, list(RUNNERS))
     try:
         problem = Problem(
             m=m, in_features=k, hidden_features=hidden, out_features=n, activation=activation, gated=gated,
@@ -58,35 +97,36 @@ def drift(
         )  # fmt: skip
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
-    check_writable(json, plot)
-    found = gpu(device)
-    name = "gpu" if found else "cpu"
-    ask = Ask(
+    options.check_writable(json, plot)
+    here = options.here(device)
+    asked = Asked(
         problem=problem,
-        tensor=bool(found),
+        tensor=bool(here.gpu),
         runners=runner or tuple(RUNNERS),
-        lengths=tuple(length or ((64, 256, 1024, 4096) if found else (32, 64, 128, 256))),
+        lengths=tuple(length or ((64, 256, 1024, 4096) if here.gpu else (32, 64, 128, 256))),
         depth=depth,
     )
-    with Session(specs(name)) as session:
-        result = report(session, ask)
-        facts = environment(name, found, commit) | {"workers": session.greetings}
-    result = {"schema": "parity.drift/1", "environment": facts} | result
-    if json:
-        write_atomically(json, dumps(result, indent=1, allow_nan=False) + "\n")
+    where = here.where()
+    with Session(where.workers, where.case_seconds) as session:
+        result = report(session, asked)
+        facts = here.facts(commit) | {"workers": session.greetings}
+    options.write(json, SCHEMA, facts, result)
     if plot:
         from .drift_plot import plot as draw
 
         draw(result, plot)
-    print_drift(result, Console(width=None if Console().is_terminal else WIDTH))
+    print_drift(result, options.console())
     raise typer.Exit(int(bool(result["reasons"])))
 
 
 def golden(
     out: Annotated[Path | None, typer.Option(help="A folder for golden.npz (vectors) and golden.json.")] = None,
-    check: Annotated[list[Path] | None, typer.Option(help="Only check this file's vectors; needs no GPU.")] = None,
+    check: Annotated[
+        list[Path] | None,
+        typer.Option(help="Only check this file's vectors; needs no GPU.", exists=True, dir_okay=False),
+    ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Only the vectors, not a million outputs a backend.")] = False,
-    device: Where = "auto",
+    device: Device = "auto",
     commit: Commit = None,
 ) -> None:
     """Holds real kernels' outputs against the bit-exact emulator of a tensor core, and keeps small ones as vectors.
@@ -94,11 +134,11 @@ def golden(
     Exit code 1 where any bit differs (the interpreters' do: their GEMMs add in the order of their CPU's library).
     """
     from .drift_table import print_check, print_checks
-    from .golden import Check, capture, described, large, recheck, save, small
+    from .golden import SCHEMA, Check, capture, described, large, recheck, save, small
     from .golden import check as check_all
     from .session import Session
 
-    console = Console(width=None if Console().is_terminal else WIDTH)
+    console = options.console()
     checks = [found for path in check or () for found in recheck(path)]
 
     def show(found: Check) -> None:
@@ -108,25 +148,23 @@ def golden(
     if not check:
         if out:
             out.mkdir(parents=True, exist_ok=True)
-            check_writable(out / "golden.npz", out / "golden.json")
-        found = gpu(device)
-        name = "gpu" if found else "cpu"
-        where = found.device if found else Device(kind="interpreter")
+            options.check_writable(out / "golden.npz", out / "golden.json")
+        here = options.here(device)
+        where = here.where()
         cores = os.cpu_count() or 1
         with ExitStack() as stack:
             # Kernels are compiled on the host: on a GPU's, several workers do that side by side.
-            lanes = max(1, min(4, cores // 4)) if found else 1
-            sessions = [stack.enter_context(Session(specs(name))) for _ in range(lanes)]
-            vectors = capture(sessions, small(where), checks.append)
+            lanes = max(1, min(4, cores // 4)) if here.gpu else 1
+            sessions = [stack.enter_context(Session(where.workers, where.case_seconds)) for _ in range(lanes)]
+            vectors = capture(sessions, small(where.device), checks.append)
             if out:
                 save(vectors, out / "golden.npz")
-            items = [] if quick else large(where)
+            items = [] if quick else large(where.device)
             if items:
                 check_all(sessions, items, show, max(1, min(8, cores // 2)))
             if out:
-                facts = environment(name, found, commit) | {"workers": sessions[0].greetings}
-                result = {"schema": "parity.golden/1", "environment": facts}
-                result |= {"checks": [described(check) for check in checks]}
-                write_atomically(out / "golden.json", dumps(result, indent=1, allow_nan=False) + "\n")
+                facts = here.facts(commit) | {"workers": sessions[0].greetings}
+                content = {"checks": [described(check) for check in checks]}
+                options.write(out / "golden.json", SCHEMA, facts, content)
     print_checks(checks, console)
     raise typer.Exit(int(any(check.red for check in checks)))

@@ -52,7 +52,7 @@ def compare(a: np.ndarray, b: np.ndarray, bound: StageBound) -> Comparison:
             energy=None,
         )
     narrow_a, narrow_b, dtype = narrowed(a, b)
-    same = _same_bits(narrow_a, narrow_b)
+    same = same_bits(narrow_a, narrow_b)
     bit_equal = float(np.mean(same)) if same.size else 1.0
     nan_a, nan_b = np.isnan(a), np.isnan(b)
     lonely_nan = bool((nan_a != nan_b).any())
@@ -94,17 +94,24 @@ def narrowed(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray, str]
     return round_to(a, dtype), round_to(b, dtype), dtype
 
 
+def same_bits(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Where two results of one dtype have the same bits."""
+    bits = f"u{a.dtype.itemsize}"
+    # NaN is compared as a value: which NaN an invalid operation gives is the hardware's affair.
+    return (np.ascontiguousarray(a).view(bits) == np.ascontiguousarray(b).view(bits)) | (np.isnan(a) & np.isnan(b))
+
+
+def unlike(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Where two results have other bits, in the narrower of their dtypes."""
+    one, two, _ = narrowed(a, b)
+    return ~same_bits(one, two)
+
+
 def _histogram(distance: np.ndarray) -> tuple[int, ...]:
     # frexp gives the binade: 1 -> bin 1, 2 -> 2, 3 and 4 -> 3, as one is taken off before.
     binade = np.where(distance > 1, np.frexp(np.maximum(distance, 2) - 1)[1] + 1, distance)
     counts = np.bincount(binade.astype(np.int64).ravel())
     return tuple(int(count) for count in counts)
-
-
-def _same_bits(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    bits = f"u{a.dtype.itemsize}"
-    # NaN is compared as a value: which NaN an invalid operation gives is the hardware's affair.
-    return (np.ascontiguousarray(a).view(bits) == np.ascontiguousarray(b).view(bits)) | (np.isnan(a) & np.isnan(b))
 
 
 def _error(a: np.ndarray, b: np.ndarray, dtype: str) -> np.ndarray:

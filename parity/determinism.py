@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 
 from . import stimulus
-from .ask import Answer, Ask
 from .cases import OWN_PLANS, PLANS, TILED, Case, build
 from .contract.plan import Plan, Strategy, limitation
 from .contract.problem import Problem
 from .judge import FUSED
 from .oracle import Stages
 from .run import Where
+from .session import Answer, Session
 
 SCHEMA = "parity.determinism/1"
 OWN = ("xla", "eager")
@@ -33,7 +33,7 @@ PARTNERS = {
     "tiled4-2": Plan(split_k=(4, 2)),
 }
 # What an interpreter promises as well.
-ANYWHERE = ("runs", "repeat", "process", "position")
+ANYWHERE = ("repeat", "process", "position")
 PART = 17  # rows of the smaller batch: one tile and one row more
 TIMES = 4  # how much taller the larger batch is, and one row
 
@@ -115,17 +115,14 @@ def determinism(
     processes: int,
     say: Callable[[str], None] = lambda text: None,
 ) -> Battery:
-    """``runs`` of every plan of every case, spread over so many ``processes``; the batches in the first of them.
-
-    Raises WorkerError if a worker does not start, dies or hangs.
-    """
+    """``runs`` of every plan of every case, spread over so many ``processes``; the batches in the first of them."""
     checks: list[Check] = []
     classes: list[Class] = []
-    with Ask(where.workers, where.case_seconds) as ask:
+    with Session(where.workers, where.case_seconds) as session:
         for case in asked:
-            examined = _Examination(case, where, ask)
+            examined = _Examination(case, where, session)
             for process in range(processes):
-                ask.restart()
+                session.restart()
                 share = runs // processes + (process < runs % processes)
                 for name, (plan, runners) in examined.candidates.items():
                     say(f"{case.name} {name}: process {process + 1} of {processes}")
@@ -138,8 +135,8 @@ def determinism(
 class _Examination:
     """One case: what its plans were asked so far."""
 
-    def __init__(self, case: Case, where: Where, ask: Ask) -> None:
-        self.case, self.where, self.ask = case, where, ask
+    def __init__(self, case: Case, where: Where, session: Session) -> None:
+        self.case, self.where, self.session = case, where, session
         tall = replace(case.problem, m=TIMES * case.problem.m + 1)
         self.arrays = stimulus.generate(tall, case.stimulus, case.seed)
         self.x = self.arrays["x"]
@@ -148,14 +145,12 @@ class _Examination:
         # (plan, runner) -> stage -> the sha256 of each run, a list a process.
         self.hashes: dict[tuple[str, str], dict[str, list[list[str]]]] = {}
         self.batched: list[Check] = []
-        self.broken: list[Check] = []
+        self.broken: dict[tuple[str, str], Check] = {}
 
     def run(self, name: str, plan: Plan, runners: Sequence[str], repeats: int, *, batches: bool) -> None:
         whole = self._ask(plan, self.x[: self.case.problem.m], runners, repeats)
-        for runner in runners:
-            if runner not in whole.hashes:
-                why = whole.errors.get(runner) or "; ".join(whole.errors.values()) or "gave no result"
-                self.broken.append(self._check(name, runner, "runs", why.strip().splitlines()[-1]))
+        for runner, why in whole.errors.items():
+            self.broken[name, runner] = self._check(name, runner, "runs", why)
         for runner, stages in whole.hashes.items():
             kept = self.hashes.setdefault((name, runner), {})
             for stage, found in stages.items():
@@ -165,7 +160,7 @@ class _Examination:
                 self._compare(name, plan, runners, check, questions, whole)
 
     def checks(self) -> list[Check]:
-        found = list(self.broken)
+        found = list(self.broken.values())
         for (name, runner), stages in self.hashes.items():
             again = [stage for stage, lists in stages.items() if any(len(set(each)) > 1 for each in lists)]
             most = max(len(set(each)) for lists in stages.values() for each in lists)
@@ -247,10 +242,11 @@ class _Examination:
     def _ask(self, plan: Plan, x: np.ndarray, runners: Sequence[str], repeats: int) -> Answer:
         problem = replace(self.case.problem, m=len(x))
         fed = self.arrays | {"x": np.ascontiguousarray(x)}
-        return self.ask(problem, plan, fed, runners=runners, repeats=repeats, what=self.case.name)
+        return self.session.ask(problem, fed, plan, runners, repeats=repeats)
 
     def _check(self, plan: str, runner: str, check: str, detail: str) -> Check:
-        promised = runner in FUSED and (check in ANYWHERE or self.where.twins_equal)
+        # That there is a result is promised of every runner.
+        promised = check == "runs" or (runner in FUSED and (check in ANYWHERE or self.where.twins_equal))
         return Check(
             case=self.case.name,
             plan=plan,

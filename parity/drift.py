@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 
 from .adder import Adder
+from .compare import unlike
 from .contract.plan import Plan
 from .contract.problem import Problem
 from .emulator import ascending
 from .epilogue import Product, Recipe, hidden, linear
 from .oracle import Stages
-from .portrait import CHAINS, Counts, Portrait, unlike
+from .portrait import CHAINS, Counts, Portrait
 from .rounding import round_to
 from .session import Session
 from .tree import Tree

@@ -17,11 +17,12 @@ from .order import RUNNERS
 from .portrait import Portrait, portrait_of
 from .session import Session
 
+SCHEMA = "parity.drift/1"
 SEED = 11
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Ask:
+class Asked:
     """What is asked: of which runners, of which problem, how far drift is followed. ``tensor``: on a GPU, whose fused
     runners add as the contract says; an interpreter's GEMMs add as its library does."""
 
@@ -32,19 +33,19 @@ class Ask:
     depth: int = 0
 
 
-def report(session: Session, ask: Ask) -> dict[str, Any]:
+def report(session: Session, asked: Asked) -> dict[str, Any]:
     """Asks, fits, turns and counts. Runners that fail are in "errors" and nowhere else."""
-    problem, plan = ask.problem, Plan()
+    problem, plan = asked.problem, Plan()
     arrays = stimulus.generate(problem, "normal", SEED)
-    answer = session.ask(problem, arrays, plan, ask.runners)
+    answer = session.ask(problem, arrays, plan, asked.runners)
     found = answer.stages
     portraits = {
-        runner: portrait_of(session, problem, arrays, plan, runner, stages, ask.tensor)
+        runner: portrait_of(session, problem, arrays, plan, runner, stages, asked.tensor)
         for runner, stages in found.items()
     }
     fused = {runner: portraits[runner] for runner in FUSED if runner in portraits}
     pairs = [pair(problem, arrays, found, portraits[a], portraits[b]) for a, b in combinations(portraits, 2)]
-    turned = list(turns(session, problem, arrays, fused, found, ask.tensor)) if fused else []
+    turned = list(turns(session, problem, arrays, fused, found, asked.tensor)) if fused else []
     replays = [
         replay(session, problem, arrays, portraits[vendor], found[vendor], runner)
         for vendor, runner in (("xla", "jaxfused"), ("eager", "torchfused"))
@@ -57,10 +58,10 @@ def report(session: Session, ask: Ask) -> dict[str, Any]:
         "pairs": [asdict(one) for one in pairs],
         "knobs": [asdict(turn) for turn in turned],
         "replays": [asdict(one) for one in replays],
-        "along_k": [asdict(point) for point in along_k(session, problem, ask.lengths, ask.tensor)],
-        "with_depth": [asdict(point) for point in with_depth(session, problem, ask.depth, list(portraits))],
+        "along_k": [asdict(point) for point in along_k(session, problem, asked.lengths, asked.tensor, list(portraits))],
+        "with_depth": [asdict(point) for point in with_depth(session, problem, asked.depth, list(portraits))],
     }
-    return result | {"reasons": reasons(result, ask.tensor)}
+    return result | {"reasons": reasons(result, asked.tensor)}
 
 
 def reasons(result: dict[str, Any], tensor: bool) -> list[str]:

@@ -9,6 +9,7 @@ from rich.table import Table
 
 from .golden import Check
 from .probes import Facts
+from .table import headed
 
 
 def print_check(check: Check, console: Console) -> None:
@@ -24,7 +25,8 @@ def print_checks(checks: Sequence[Check], console: Console) -> None:
     red = [check for check in checks if check.red]
     for check in red[:12]:
         print_check(check, console)
-    outputs, wrong = (sum(sum(part(check).values()) for check in checks) for part in (_outputs, _wrong))
+    outputs = sum(sum(check.outputs.values()) for check in checks)
+    wrong = sum(sum(check.wrong.values()) for check in checks)
     text = f"{len(checks)} checks, {len(red)} red; {outputs - wrong} of {outputs} outputs predicted to the bit"
     console.print(f"[{'bold red' if red else 'green'}]{text}[/]", highlight=False)
 
@@ -34,19 +36,19 @@ def print_drift(result: Mapping[str, Any], console: Console) -> None:
     for runner, why in result["errors"].items():
         console.print(f"[red]{runner}[/] {escape(why)}", highlight=False)
     stages = list(result["portraits"][0]["total"]) if result["portraits"] else []
-    table = _table("runner", *(f"{stage} unexplained" for stage in stages), "how it adds, first GEMM / second")
+    table = headed("runner", *(f"{stage} unexplained" for stage in stages), "how it adds, first GEMM / second")
     for one in result["portraits"]:
         wrong = (_count(one["wrong"][stage], one["total"][stage]) for stage in stages)
         table.add_row(
             one["runner"], *wrong, escape(one["up"] if one["up"] == one["down"] else f"{one['up']} / {one['down']}")
         )
     console.print(table, highlight=False)
-    table = _table("pair", "", "knob", "alone", "left", "differ", "unexplained")
+    table = headed("pair", "", "knob", "alone", "left", "differ", "unexplained")
     for one in result["pairs"]:
         _pair(one, table)
     console.print("\nWhat makes runners differ, stage by stage: elements that turning a knob sets right")
     console.print(table, highlight=False)
-    table = _table("knob", "setting", *stages, "observed", "mispredicted")
+    table = headed("knob", "setting", *stages, "observed", "mispredicted")
     for turn in result["knobs"]:
         cells = (_count(turn["changed"][stage], turn["total"][stage], ok="default") for stage in stages)
         seen = ", ".join({" ".join(map(str, counts.values())): "" for counts in turn["observed"].values()})
@@ -87,13 +89,6 @@ def _pair(one: Mapping[str, Any], table: Table) -> None:
         name = ""
 
 
-def _table(*headings: str) -> Table:
-    table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold")
-    for heading in headings:
-        table.add_column(heading, overflow="fold")
-    return table
-
-
 def _count(some: int, total: int, ok: str = "green") -> str:
     color = ok if not some or ok != "green" else "yellow"
     return f"[{color}]{some}[/] [dim]/ {total}[/]"
@@ -102,18 +97,10 @@ def _count(some: int, total: int, ok: str = "green") -> str:
 def print_facts(found: Sequence[Facts], console: Console) -> None:
     """What adds in each runner's GEMM."""
     names = ("terms", "bits kept", "sum rounded", "exponent", "float32 inputs", "subnormals", "product")
-    table = _table("runner", *names)
+    table = headed("runner", *names)
     for one in found:
         bits = "" if one.fraction is None else f"{one.fraction}{' or more' * one.more}"
         terms = f"{one.terms}+1"
         cells = (terms, bits, one.rounding, one.exponent, one.tf32, one.subnormals, one.product)
         table.add_row(one.runner, *((one.why,) if one.why else (cell or "" for cell in cells)))
     console.print(table, highlight=False)
-
-
-def _outputs(check: Check) -> dict[str, int]:
-    return check.outputs
-
-
-def _wrong(check: Check) -> dict[str, int]:
-    return check.wrong

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from . import epilogue, stimulus
+from .compare import same_bits
 from .contract.plan import Backend, Plan, Strategy, limitation
 from .contract.problem import Device, Problem
 from .emulator import ascending
@@ -28,6 +29,7 @@ from .protocol import digest, plan_from_dict
 from .rounding import NUMPY_DTYPES, round_to
 from .session import Answer, Session
 
+SCHEMA = "parity.golden/1"
 STAGES = ("s", "h", "y")
 # Powers of two by which operands are spread, so that terms meet that are many binades apart.
 SPREAD = 4
@@ -169,9 +171,7 @@ def differing(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Where the bits of ``a`` are not those of ``b`` (NaN is NaN); everywhere, if shape or dtype are others."""
     if a.shape != b.shape or a.dtype != b.dtype:
         return np.ones(b.shape, bool)
-    bits = f"u{a.dtype.itemsize}"
-    same = np.ascontiguousarray(a).view(bits) == np.ascontiguousarray(b).view(bits)
-    return ~(same | (np.isnan(a) & np.isnan(b)))
+    return ~same_bits(a, b)
 
 
 def capture(sessions: Sequence[Session], items: Iterable[Item], done: Callable[[Check], None]) -> list[Vector]:

@@ -12,11 +12,11 @@ import numpy as np
 
 from . import stimulus
 from .adder import HOPPER, IEEE, Adder
+from .compare import unlike
 from .contract.plan import Plan
 from .contract.problem import Problem
 from .contract.tolerance import chain_bound
 from .emulator import ascending, gemm
-from .portrait import unlike
 from .rounding import round_tf32, round_to
 from .session import Session
 
@@ -46,7 +46,9 @@ class Deep:
     relative: dict[str, float]
 
 
-def along_k(session: Session, problem: Problem, lengths: Sequence[int], tensor: bool) -> Iterator[Along]:
+def along_k(
+    session: Session, problem: Problem, lengths: Sequence[int], tensor: bool, runners: Sequence[str]
+) -> Iterator[Along]:
     """The problem's dtype and precision, summed over each of ``lengths``."""
     kind = "tf32" if problem.precision == "tf32" else problem.dtype
     core = HOPPER[kind] if kind != "float32" else HOPPER["tf32"]
@@ -63,14 +65,14 @@ def along_k(session: Session, problem: Problem, lengths: Sequence[int], tensor: 
         wide, high = x.astype(np.float64), w.astype(np.float64)
         exact, root = wide @ high, np.sqrt(wide**2 @ high**2)
         bound = chain_bound(k, "tensor" if tensor and kind != "float32" else "ieee", core.terms)
-        runners = session.ask(asked, arrays, Plan()).stages
+        found = session.ask(asked, arrays, Plan(), runners).stages
         emulated = {
             name: gemm(x, w, ascending(k, chains=chains, terms=adder.terms), adder)
             for name, (adder, chains) in orders.items()
         }
         yield Along(
             k=k,
-            runners={name: _error(stages["s"], exact, root) for name, stages in runners.items()},
+            runners={name: _error(stages["s"], exact, root) for name, stages in found.items()},
             emulated={name: _error(s, exact, root) for name, s in emulated.items()},
             walk=bound.rms + bound.bias * float(np.mean(np.abs(exact)) / np.mean(root)),
             worst=bound.det * float(np.mean(np.abs(wide) @ np.abs(high)) / np.mean(root)),

@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 
 from . import suspect
-from .ask import Ask
 from .bounds import Allowance, Bounds, Profile, between
 from .cases import Case
 from .compare import compare
@@ -27,6 +26,7 @@ from .contract.tolerance import VERDICTS, Arithmetic
 from .judge import FUSED
 from .oracle import Stages, evaluate
 from .rounding import round_tf32, round_to, ulp
+from .session import Session
 
 SCHEMA = "parity.inject/1"
 STAGES = ("first GEMM", "activation", "rounding of h", "second GEMM")
@@ -90,7 +90,7 @@ class Placement:
 def place(
     case: Case,
     arrays: Mapping[str, np.ndarray],
-    ask: Ask,
+    session: Session,
     arithmetic: Arithmetic,
     *,
     equal: bool,
@@ -98,9 +98,9 @@ def place(
 ) -> Placement:
     """Asks both runners stage by stage. ``equal``: their bits should be the same, else within the case's bounds.
 
-    Raises WorkerError if a worker dies, RuntimeError if a runner gives no result.
+    Raises RuntimeError if a runner gives no result.
     """
-    return _Injection(case, arrays, ask, arithmetic, equal, pair).place()
+    return _Injection(case, arrays, session, arithmetic, equal, pair).place()
 
 
 class _Injection:
@@ -108,12 +108,12 @@ class _Injection:
         self,
         case: Case,
         arrays: Mapping[str, np.ndarray],
-        ask: Ask,
+        session: Session,
         arithmetic: Arithmetic,
         equal: bool,
         pair: tuple[str, str],
     ) -> None:
-        self.case, self.ask, self.equal, self.pair = case, ask, equal, pair
+        self.case, self.session, self.equal, self.pair = case, session, equal, pair
         self.problem, self.plan = case.problem, case.plan
         self.arrays = {name: array for name, array in arrays.items() if name != "dy"}
         self.oracle = evaluate(self.problem, self.arrays)
@@ -157,10 +157,10 @@ class _Injection:
             exact, allowed = after["h"][:, columns], _columns_of(allowances["h"], columns)
             values = {name: np.where(arrived, results[name]["h"], 0).astype(s.dtype) for name in self.pair}
             typed = {name: value.astype(results[name]["h"].dtype) for name, value in values.items()}
-            what = f"h from {of}'s s"
-            finding = self._finding(ACTIVATION, what, typed, np.where(arrived, exact, 0), allowed)
+            finding = self._finding(ACTIVATION, f"h from {of}'s s", typed, np.where(arrived, exact, 0), allowed)
             if arrived.size and arrived.mean() < 0.5:
-                finding = replace(finding, red=False, hint="untested: s did not arrive as it was put in")
+                hint = "untested: s did not arrive as it was put in"
+                finding = replace(finding, red=False, culprits=(), hint=hint)
             elif finding.culprits:
                 name = finding.culprits[0]
                 hint = suspect.activation(self.problem, s.astype(float), u, results[name]["h"].astype(float))
@@ -310,10 +310,10 @@ class _Injection:
         return replace(self.plan, split_k=(1, self.plan.splits[1]))
 
     def _run(self, problem: Problem, plan: Plan, arrays: Mapping[str, np.ndarray]) -> dict[str, Stages]:
-        answer = self.ask(problem, plan, arrays, runners=self.pair, what=f"{self.case.name}, injected")
+        answer = self.session.ask(problem, arrays, plan, self.pair)
         missing = [name for name in self.pair if name not in answer.stages]
         if missing:
-            why = "; ".join(text.strip().splitlines()[-1] for text in answer.errors.values())
+            why = "; ".join(answer.errors.values())
             raise RuntimeError(f"{' and '.join(missing)} gave no result: {why}")
         return answer.stages
 

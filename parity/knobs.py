@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 
 from .adder import HOPPER, Adder
+from .compare import unlike
 from .contract.plan import Plan
 from .contract.problem import Problem
 from .emulator import ascending
 from .epilogue import Product, Recipe, stages
 from .oracle import Stages
 from .order import GEMMS
-from .portrait import Counts, Portrait, asked_orders, unlike
+from .portrait import Counts, Portrait, asked_orders
 from .session import Session
 
 SPLITS = (2, 4)

@@ -21,7 +21,6 @@ from .run import Where
 from .statistics import Comparison, Estimate, compare, estimate
 
 SCHEMA = "parity.latency/1"
-BLOCKS = 8
 # b against a.
 PAIRS = (("torchfused", "jaxfused"), ("eager", "torchfused"), ("xla", "jaxfused"), ("eager", "xla"))
 # A chain's weights are more than the largest L2 cache, twice over, in two layers at least.
@@ -31,12 +30,13 @@ LAYERS = (2, 8)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Row:
-    """One case. ``wrong``: why nothing was timed."""
+    """One case. Nothing was timed where results are ``wrong``, or where it was ``skipped``: the text says why."""
 
     case: Case
     plan: str
     layers: int
     wrong: str = ""
+    skipped: str = ""
     estimates: dict[str, Estimate] = field(default_factory=dict)
     pairs: dict[tuple[str, str], Comparison] = field(default_factory=dict)
 
@@ -46,6 +46,7 @@ class Row:
             "plan": self.plan,
             "layers": self.layers,
             "wrong": self.wrong,
+            "skipped": self.skipped,
             "microseconds": {name: found.as_json() for name, found in self.estimates.items()},
             "pairs": [
                 {"a": a, "b": b, "ratio": c.ratio, "low": c.low, "high": c.high, "verdict": c.verdict}
@@ -71,7 +72,7 @@ def cases(device: str) -> list[Case]:
 
 
 def latency(
-    asked: Iterable[Case], where: Where, *, blocks: int = BLOCKS, say: Callable[[str], None] = lambda text: None
+    asked: Iterable[Case], where: Where, *, blocks: int, say: Callable[[str], None] = lambda text: None
 ) -> list[Row]:
     """A row a case. ``where.workers``: those of latency_jax.py and latency_torch.py.
 
@@ -100,7 +101,7 @@ def _row(case: Case, where: Where, workers: list[Worker], folder: Path, blocks: 
     reason = case.skip_reason(where.device)
     layers = max(LAYERS[0], min(LAYERS[1], round(COLD_BYTES / p.weight_bytes)))
     if reason:
-        return Row(case=case, plan=str(case.plan), layers=layers, wrong=f"not run: {reason}")
+        return Row(case=case, plan=str(case.plan), layers=layers, skipped=reason)
     arrays = stimulus.generate(p, case.stimulus, case.seed)
     blobs = stimulus.save(arrays, folder)
     request = Request(case=case.name, problem=p, plan=case.plan, save=case.save, arrays=blobs, out=str(folder))

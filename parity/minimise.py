@@ -7,14 +7,12 @@ from typing import Any
 import numpy as np
 
 from . import stimulus
-from .ask import Ask
 from .cases import TILED, Case
 from .contract.problem import Problem
 from .judge import judge, prepare
-from .process import WorkerError
 from .run import Where
+from .session import Session
 
-TRIES = 150
 SIZES = ("m", "in_features", "hidden_features", "out_features")
 FORWARD = ("s", "u", "h", "y")
 
@@ -47,16 +45,16 @@ def arrays_of(case: Case, *, backward: bool) -> dict[str, np.ndarray]:
 
 
 def minimise(
-    case: Case, where: Where, ask: Ask, *, tries: int = TRIES, say: Callable[[str], None] = lambda text: None
+    case: Case, where: Where, session: Session, *, tries: int, say: Callable[[str], None] = lambda text: None
 ) -> Minimum | None:
     """Shrinks ``case`` while the same runners stay red: its form first, then its sizes. None if it does not fail.
 
     A smaller case keeps the name, and so the seed.
     """
-    red = _red(case, where, ask, backward=False)
+    red = _red(case, where, session, backward=False)
     backward = not red and case.gradients
     if backward:
-        red = _red(case, where, ask, backward=True)
+        red = _red(case, where, session, backward=True)
     if not red:
         return None
     wanted, count, smaller = {key[:2] for key in red}, 0, True
@@ -68,7 +66,7 @@ def minimise(
                 continue
             seen.add(candidate)
             count += 1
-            found = _red(candidate, where, ask, backward=backward)
+            found = _red(candidate, where, session, backward=backward)
             if wanted & {key[:2] for key in found}:
                 case, red, smaller = candidate, found, True
                 say(str(Minimum(case=case, red=red, tries=count, complete=False)))
@@ -78,18 +76,15 @@ def minimise(
     return Minimum(case=case, red=red, tries=count, complete=not smaller)
 
 
-def _red(case: Case, where: Where, ask: Ask, *, backward: bool) -> Red:
+def _red(case: Case, where: Where, session: Session, *, backward: bool) -> Red:
     try:
         arrays = arrays_of(case, backward=backward)
         reference = prepare(case, arrays)
     except ValueError:
         return frozenset()  # an integer case that is not exact says nothing
-    try:
-        answer = ask(case.problem, case.plan, arrays, save=case.save, what=case.name)
-    except WorkerError as error:
-        return frozenset({("worker", "error", str(error).splitlines()[0])})
+    answer = session.ask(case.problem, arrays, case.plan, save=case.save)
     if answer.errors:
-        return frozenset((runner, "error", text.strip().splitlines()[-1]) for runner, text in answer.errors.items())
+        return frozenset((runner, "error", why) for runner, why in answer.errors.items())
     pairs = judge(case, reference, answer.stages, where.arithmetic, twins_equal=where.twins_equal)
     kept = [pair for pair in pairs if pair.red and (pair.stage in FORWARD) is not backward]
     return frozenset((pair.a, pair.b, pair.stage) for pair in kept)

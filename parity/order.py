@@ -18,6 +18,8 @@ from .protocol import Blob, Request, blobs_from_dict
 from .rounding import round_to
 from .tree import Tree
 
+SCHEMA = "parity.order/1"
+
 Gemm = Literal["up", "down"]
 GEMMS: tuple[Gemm, ...] = ("up", "down")
 RUNNERS = {"jaxfused": "jax", "xla": "jax", "torchfused": "torch", "eager": "torch"}

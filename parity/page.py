@@ -117,6 +117,10 @@ def _headline(kind: str, report: dict[str, Any]) -> tuple[bool, str]:
         without = [f for f in report["findings"] if not f["order"]]
         digests = {f["digest"] for f in report["findings"] if f["digest"]}
         return not without, f"{len(report['findings'])} GEMMs, {len(digests)} different orders, {len(without)} without"
+    if kind == "golden":
+        red = [check for check in report["checks"] if check["why"] or any(check["wrong"].values())]
+        outputs, wrong = (sum(sum(c[key].values()) for c in report["checks"]) for key in ("outputs", "wrong"))
+        return not red, f"{outputs - wrong} of {outputs} outputs predicted to the bit, {len(red)} checks red"
     if kind == "latency":
         wrong = [row for row in report["rows"] if row["wrong"]]
         said = [f"{p['ratio']:.2f} ({p['verdict']})" for row in report["rows"] for p in row["pairs"][:1]]

@@ -3,6 +3,8 @@
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from itertools import combinations, product
 
+import numpy as np
+
 Row = dict[str, Hashable]
 
 
@@ -17,35 +19,38 @@ def cover(
     that is listed. Deterministic: ties go to the first in order.
     """
     crossed = list(crossed)
-    others = [name for name in factors if name not in crossed]
     rows = [dict(zip(factors, values, strict=True)) for values in product(*factors.values())]
     rows = [row for row in rows if allowed(row)]
-    covers = [pairs(row) for row in rows]
-    left = set().union(*covers)
+    numbers = [{value: i for i, value in enumerate(values)} for values in factors.values()]
+    codes = np.array([[of[value] for of, value in zip(numbers, row.values(), strict=True)] for row in rows])
+    pairs = _pairs(codes)
+    left = np.zeros(pairs.max() + 1, bool)
+    left[pairs] = True
+    others = [i for i, name in enumerate(factors) if name not in crossed]
+    used = np.zeros((len(numbers), codes.max() + 1), int)
     grouped: dict[tuple[Hashable, ...], list[int]] = {}
     for index, row in enumerate(rows):
         grouped.setdefault(tuple(row[name] for name in crossed), []).append(index)
     chosen = []
-    used = {(name, value): 0 for name in others for value in factors[name]}
 
-    def take(candidates: Iterable[int]) -> None:
+    def take(candidates: np.ndarray) -> None:
         # Among the rows that cover most, the one whose values were used least: the factors stay balanced.
-        def worth(index: int) -> tuple[int, int]:
-            return len(covers[index] & left), -sum(used[name, rows[index][name]] for name in others)
-
-        best = max(candidates, key=worth)
-        left.difference_update(covers[best])
-        for name in others:
-            used[name, rows[best][name]] += 1
+        covered = left[pairs[candidates]].sum(axis=1)
+        spent = used[others, codes[candidates][:, others]].sum(axis=1)
+        best = candidates[np.lexsort((spent, -covered))[0]]
+        left[pairs[best]] = False
+        used[others, codes[best, others]] += 1
         chosen.append(rows[best])
 
     for candidates in grouped.values():
-        take(candidates)
-    while left:
-        take(range(len(rows)))
+        take(np.array(candidates))
+    while left.any():
+        take(np.arange(len(rows)))
     return chosen
 
 
-def pairs(row: Row) -> set[tuple[tuple[str, Hashable], tuple[str, Hashable]]]:
-    """Every two (factor, value) choices of ``row``."""
-    return set(combinations(row.items(), 2))
+def _pairs(codes: np.ndarray) -> np.ndarray:
+    """A number for each pair of choices of each row of ``codes`` ``[rows, factors]``; the same pair has the same."""
+    size = codes.max() + 1
+    columns = list(combinations(range(codes.shape[1]), 2))
+    return np.stack([(n * size + codes[:, i]) * size + codes[:, j] for n, (i, j) in enumerate(columns)], axis=1)

@@ -12,7 +12,7 @@ from typing import get_args
 import numpy as np
 
 from .adder import HOPPER, Adder
-from .compare import narrowed
+from .compare import unlike
 from .contract.plan import Plan
 from .contract.problem import Problem
 from .emulator import ascending
@@ -186,11 +186,3 @@ def _best(wrong: Callable[[Recipe], Counts], recipes: Iterator[Recipe]) -> Recip
         if not fewest:
             break
     return best
-
-
-def unlike(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Where two results have other bits, in the narrower of their types; NaN is NaN."""
-    one, two, _ = narrowed(a, b)
-    bits = f"u{one.dtype.itemsize}"
-    same = np.ascontiguousarray(one).view(bits) == np.ascontiguousarray(two).view(bits)
-    return ~(same | (np.isnan(one) & np.isnan(two)))

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from . import stimulus
-from .ask import Ask
 from .cases import Case
 from .contract.problem import Device
 from .contract.tolerance import Arithmetic
@@ -21,6 +20,7 @@ from .judge import FUSED, Pair, judge, prepare
 from .oracle import Stages
 from .process import Spec, Worker, WorkerError
 from .protocol import Request, blobs_from_dict
+from .session import Session
 
 PASSED, FAILED, ERROR, SKIPPED = "passed", "failed", "error", "skipped"
 # One case's limit: a hundred times what the slowest one takes on two cores.
@@ -190,9 +190,9 @@ def _placed(case: Case, where: Where, workers: list[Worker], arrays: dict[str, A
     if not ours or case.problem.hidden_features > PLACED_FEATURES:
         return ""
     try:
-        with Ask((), where.case_seconds, workers=workers) as ask:
-            return f"; {place(case, arrays, ask, where.arithmetic, equal=where.twins_equal)}"
-    except (WorkerError, RuntimeError) as error:
+        with Session((), where.case_seconds, lent=workers) as session:
+            return f"; {place(case, arrays, session, where.arithmetic, equal=where.twins_equal)}"
+    except RuntimeError as error:
         return f"; not placed: {error}"
 
 

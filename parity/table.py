@@ -65,15 +65,11 @@ def print_table(outcomes: Sequence[Outcome], console: Console) -> None:
 
 def print_training(result: Mapping[str, Any], console: Console) -> None:
     """What `parity train` found: each run's loss, each pair's distance, the verdict."""
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-    for heading in ("run", "first loss", "last loss"):
-        table.add_column(heading, no_wrap=True)
+    table = headed("run", "first loss", "last loss")
     for name, run in result["runs"].items():
         table.add_row(name, f"{run['loss'][0]:.4f}", f"{run['loss'][-1]:.4f}")
     console.print(table)
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-    for heading in ("pair", "loss differs", "parameters differ", "apart at the end", "largest loss difference"):
-        table.add_column(heading, no_wrap=True)
+    table = headed("pair", "loss differs", "parameters differ", "apart at the end", "largest loss difference")
     for pair in result["pairs"]:
         first = ("never" if pair[key] is None else f"at step {pair[key]}" for key in ("first_loss", "first_parameters"))
         apart = pair["drift"][-1]["relative"]
@@ -121,6 +117,14 @@ def print_orders(findings: Sequence[Finding], console: Console) -> None:
         name = finding.order.digest if finding.order else "[bold red]none[/]"
         table.add_row(finding.runner, finding.gemm, name, escape(str(finding)))
     console.print(table, highlight=False)
+
+
+def headed(*headings: str) -> Table:
+    """An empty table; a word that is too long for its column is broken, not cut off."""
+    table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold")
+    for heading in headings:
+        table.add_column(heading, overflow="fold")
+    return table
 
 
 def used(pair: Pair) -> float | None:

@@ -5,10 +5,10 @@ from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 from .determinism import Battery, Check
 from .latency import Row
+from .table import headed
 
 YES, NO, OTHER = "[green]yes", "[bold red]NO", "[dim]no"
 # The batch is asked about as a row alone, and as a part of a smaller and a larger one.
@@ -20,12 +20,12 @@ def print_determinism(battery: Battery, console: Console) -> None:
     kept: dict[tuple[str, str, str], dict[str, Check]] = {}
     for check in battery.checks:
         kept.setdefault((check.case, check.plan, check.runner), {})[check.check] = check
-    table = _table("case", "plan", "runner", *ASKED)
+    table = headed("case", "plan", "runner", *ASKED)
     for (case, plan, runner), checks in kept.items():
         if "repeat" in checks:
             table.add_row(case, plan, runner, *(_answer(checks.get(name)) for name in ASKED))
     console.print(table, highlight=False)
-    shared = _table("case", "plans of", "of these", "same bits")
+    shared = headed("case", "plans of", "of these", "same bits")
     for check in battery.checks:
         if check.check.startswith("shared"):
             shared.add_row(check.case, check.plan, check.check.removeprefix("shared "), _answer(check))
@@ -44,8 +44,8 @@ def print_determinism(battery: Battery, console: Console) -> None:
 
 def print_latency(rows: Sequence[Row], console: Console) -> None:
     """Prints each runner's median and each pair's ratio with its interval and what may be said of it."""
-    times = _table("case", "runner", "us a layer", "95 %")
-    pairs = _table("case", "b / a", "ratio", "95 %", "b is")
+    times = headed("case", "runner", "us a layer", "95 %")
+    pairs = headed("case", "b / a", "ratio", "95 %", "b is")
     for row in rows:
         for name, found in row.estimates.items():
             times.add_row(row.case.name, name, f"{found.median:,.2f}", f"{found.low:,.2f} - {found.high:,.2f}")
@@ -55,12 +55,14 @@ def print_latency(rows: Sequence[Row], console: Console) -> None:
     console.print(pairs, highlight=False)
     for row in rows:
         if row.wrong:
-            console.print(f"{escape(row.case.name)}: {escape(row.wrong)}", highlight=False)
+            console.print(f"[bold red]RED[/] {escape(row.case.name)}: {escape(row.wrong)}", highlight=False)
+        if row.skipped:
+            console.print(f"[dim]{escape(row.case.name)} was not run: {escape(row.skipped)}[/]", highlight=False)
 
 
 def print_tokens(found: Mapping[str, Any], console: Console) -> None:
     """Prints each pair's distance in each depth: of what is said, and of the logits."""
-    table = _table("depth", "pair", "first other", "flips", "predicted", "|d logprob|", "KL", "logits equal")
+    table = headed("depth", "pair", "first other", "flips", "predicted", "|d logprob|", "KL", "logits equal")
     for depth in found["depths"]:
         for p in depth["pairs"]:
             first = "never" if p["first_divergence"] is None else f"at {p['first_divergence']}"
@@ -90,10 +92,3 @@ def _answer(check: Check | None) -> str:
     if check is None:
         return ""
     return YES if check.passed else NO if check.promised else OTHER
-
-
-def _table(*headings: str) -> Table:
-    table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold")
-    for heading in headings:
-        table.add_column(heading, no_wrap=True)
-    return table

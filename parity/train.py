@@ -17,11 +17,12 @@ from typing import Any
 import numpy as np
 
 from .contract.tolerance import UNFUSED_ROUNDINGS
+from .judge import RUNNERS
 from .process import run_both
 from .train_model import Config
 from .train_worker import snapshots
 
-RUNNERS = ("jaxfused", "torchfused", "xla", "eager")
+SCHEMA = "parity.train/1"
 PAIRS = (("jaxfused", "torchfused"), ("jaxfused", "xla"), ("torchfused", "eager"), ("xla", "eager"))
 LEARNED = 0.9
 DRIFT = UNFUSED_ROUNDINGS

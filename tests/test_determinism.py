@@ -6,8 +6,9 @@ import pytest
 from planted import CPU, specs, where
 from typer.testing import CliRunner
 
-from parity import commands
+from parity import options
 from parity.cases import build
+from parity.cli import app
 from parity.determinism import SCHEMA, Battery, cases, determinism, plans
 
 CASE = build("gelu_tanh", (20, 40, 70, 24), "fp16", biases="ud")
@@ -78,8 +79,8 @@ def test_command_writes_json_and_its_exit_code_is_the_verdict(tmp_path, monkeypa
     path = tmp_path / "determinism.json"
     arguments = ["determinism", "--device", "cpu", "--case", "gelu_tanh-ud-fp32-33x47x65x29"]
     for fault, code in (("", 0), ("atomics", 1)):
-        monkeypatch.setattr(commands, "specs", lambda device, fault=fault: specs(fault))
-        done = CliRunner().invoke(commands.app, [*arguments, "--runs", "2", "--processes", "1", "--json", str(path)])
+        monkeypatch.setattr(options, "specs", lambda device, kind, fault=fault: specs(fault))
+        done = CliRunner().invoke(app, [*arguments, "--runs", "2", "--processes", "1", "--json", str(path)])
         content = json.loads(path.read_text())
         assert content["schema"] == SCHEMA
         assert done.exit_code == code, done.output
@@ -88,8 +89,15 @@ def test_command_writes_json_and_its_exit_code_is_the_verdict(tmp_path, monkeypa
         assert {"sha256", "members"} <= content["classes"][0].keys()
 
 
+def test_a_case_that_no_plan_can_run_is_misuse():
+    arguments = ["determinism", "--device", "cpu", "--case", "silu-gated-bf16-33x47x65x29"]
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 2
+    assert "no plan can run it here" in done.output
+
+
 def test_a_command_s_own_cases_come_first():
     own = cases("gpu")
-    assert commands._chosen(None, own) == own
-    assert commands._chosen(["silu*"], own) == own[1:]
-    assert [case.name for case in commands._chosen(["tanh-d-fp32*"], own)] == ["tanh-d-fp32-1x37x70x19-small-recompute"]
+    assert options.chosen(None, own) == own
+    assert options.chosen(["silu*"], own) == own[1:]
+    assert [case.name for case in options.chosen(["tanh-d-fp32*"], own)] == ["tanh-d-fp32-1x37x70x19-small-recompute"]

@@ -1,19 +1,20 @@
 """Drift between emulated runners, of which one does one thing otherwise: the knob is named, nothing is left over."""
 
 import json
-import os
 import subprocess
 import sys
 from dataclasses import replace
 
 import pytest
 from test_golden import emulated
+from typer.testing import CliRunner
 
 from parity import stimulus
+from parity.cli import app
 from parity.contract.plan import Plan
 from parity.contract.problem import Problem
 from parity.drift import pair, replay
-from parity.drift_report import Ask, report
+from parity.drift_report import Asked, report
 from parity.growth import along_k, with_depth
 from parity.portrait import portrait_of
 from parity.session import Session
@@ -68,10 +69,12 @@ def test_a_planted_knob_is_named_and_explains_every_bit(fault, problem, stage, k
 
 
 def test_rounding_s_is_named():
-    arrays, found, (a, b) = portraits("hopper-rounded", replace(HALF, activation="relu2"))
-    apart = pair(replace(HALF, activation="relu2"), arrays, found, a, b)
+    apart = drifted("hopper-rounded", replace(HALF, activation="relu2"))
     assert apart.differ["h"] > 0
     assert set(apart.unexplained.values()) == {0}
+    assert [(step.knob, step.a, step.b) for step in apart.steps if step.stage == "s"] == [
+        ("s is rounded", "False", "True")
+    ]
 
 
 @pytest.mark.parametrize("fault", ["dropped_k_tail", "rows_swapped", "y_truncated", "bias_up_skipped"])
@@ -109,7 +112,7 @@ def test_the_framework_is_replayed_where_a_split_gives_its_order():
 def test_the_report_turns_every_knob_and_the_real_ones_do_as_predicted():
     for problem in (HALF, WIDE, TF32, replace(HALF, activation="silu", gated=True, bias_gate=True)):
         with Session(emulated("hopper")) as session:
-            told = report(session, Ask(problem=problem, tensor=True, runners=BOTH, lengths=(32, 64), depth=2))
+            told = report(session, Asked(problem=problem, tensor=True, runners=BOTH, lengths=(32, 64), depth=2))
         assert told["reasons"] == []
         assert [one["runner"] for one in told["portraits"]] == list(BOTH)
         turned = {(turn["knob"], turn["setting"]): turn for turn in told["knobs"]}
@@ -130,16 +133,17 @@ def test_the_report_turns_every_knob_and_the_real_ones_do_as_predicted():
 @pytest.mark.parametrize("fault", ["hopper-fraction", "hopper-nearest", "raise"])
 def test_on_a_gpu_an_unexplained_bit_is_red(fault):
     with Session(emulated(fault)) as session:
-        told = report(session, Ask(problem=HALF, tensor=True, runners=BOTH))
+        told = report(session, Asked(problem=HALF, tensor=True, runners=BOTH))
     assert any("torchfused" in reason for reason in told["reasons"])
 
 
 def test_errors_grow_as_the_laws_say():
     problem = replace(HALF, dtype="bfloat16")
     with Session(emulated("hopper")) as session:
-        points = list(along_k(session, problem, (64, 1024), True))
+        points = list(along_k(session, problem, (64, 1024), True, BOTH))
         stack = list(with_depth(session, HALF, 3, ["jaxfused", "torchfused", "eager"]))
     for point in points:
+        assert set(point.runners) == set(BOTH)
         assert point.runners["jaxfused"] == point.emulated["one chain, tensor core"]
         assert point.emulated["4 chains, tensor core"] < point.emulated["one chain, tensor core"] < point.worst
         assert 0.1 * point.walk < point.runners["jaxfused"] < 2 * point.walk
@@ -159,11 +163,8 @@ def test_errors_grow_as_the_laws_say():
     ],
 )
 def test_what_cannot_be_asked(arguments, text):
-    done = subprocess.run(
-        [sys.executable, "-m", "parity", "drift", *arguments],
-        capture_output=True, text=True, env={**os.environ, "COLUMNS": "300"},
-    )  # fmt: skip
-    assert done.returncode == 2
+    done = CliRunner(env={"COLUMNS": "300"}).invoke(app, ["drift", *arguments])
+    assert done.exit_code == 2
     assert text in done.stderr
 
 

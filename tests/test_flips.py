@@ -31,13 +31,13 @@ def judged(case, seed, change=None, *, tensor=True, splits=3):
 def test_what_a_split_makes_differ_is_explained(activation, gated, dtype, tensor):
     case = build(activation, (64, 256, 192, 96), dtype, gated=gated, biases="ud")
     found = Counter()
-    for seed in range(6):
+    for seed in range(3):
         pairs = judged(case, seed, tensor=tensor)
         for a, b in (("jaxfused", "torchfused"), ("jaxfused", "oracle"), ("torchfused", "oracle")):
             for stage in ("h", "y"):
                 found[pairs[a, b, stage].comparison.verdict] += 1
     assert set(found) <= {"BIT_EQUAL", "FLIP_EXPLAINED"}
-    assert found["FLIP_EXPLAINED"] > 12
+    assert found["FLIP_EXPLAINED"] > 6
 
 
 def test_as_many_flips_are_predicted_as_are_seen():

@@ -1,35 +1,48 @@
 """Planted faults are placed in their stages, and right runners have none."""
 
 import json
+from contextlib import ExitStack
+from functools import cache
 
 import numpy as np
 import pytest
 from planted import CPU, specs, where
 from typer.testing import CliRunner
 
-from parity import commands, stimulus, suspect
-from parity.ask import Ask
+from parity import options, stimulus, suspect
 from parity.cases import SHAPES, build
+from parity.cli import app
 from parity.inject import ACTIVATION, FIRST, PIECES, ROUNDING, SECOND, STAGES, _pieces, place
 from parity.process import specs as real
 from parity.rounding import round_tf32, round_to
 from parity.run import FAILED, run
+from parity.session import Session
 
 SHAPE = (20, 40, 70, 24)
 DTYPES = ("fp32", "tf32", "fp16", "bf16")
 BOTH = pytest.mark.parametrize("gated", [False, True], ids=["plain", "gated"])
 
 
-def placed(fault: str, dtype: str = "fp16", *, gated: bool = False, equal: bool = False, specs_of=specs):
-    case = build("gelu_tanh", SHAPE, dtype, gated=gated, biases="ugd" if gated else "ud")
-    arrays = stimulus.generate(case.problem, "normal", 1)
-    with Ask(specs_of(fault), 60) as ask:
-        return place(case, arrays, ask, "ieee", equal=equal)
+@pytest.fixture(scope="module")
+def placed():
+    """Where a fault is placed; the workers of one stay for all tests of it."""
+    with ExitStack() as stack:
+
+        @cache
+        def workers(fault):
+            return stack.enter_context(Session(real("cpu") if fault == "real" else specs(fault), 60))
+
+        def place_it(fault: str, dtype: str = "fp16", *, gated: bool = False, equal: bool = False):
+            case = build("gelu_tanh", SHAPE, dtype, gated=gated, biases="ugd" if gated else "ud")
+            arrays = stimulus.generate(case.problem, "normal", 1)
+            return place(case, arrays, workers(fault), "ieee", equal=equal)
+
+        yield place_it
 
 
 @BOTH
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_right_runners_are_at_no_fault(dtype, gated):
+def test_right_runners_are_at_no_fault(placed, dtype, gated):
     found = placed("", dtype, gated=gated, equal=True)
     assert found.stages == ()
     assert "no stage" in str(found)
@@ -51,7 +64,7 @@ def test_right_runners_are_at_no_fault(dtype, gated):
     ],
 )
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_a_fault_is_placed_in_its_stage(fault, stage, hint, dtype, gated):
+def test_a_fault_is_placed_in_its_stage(placed, fault, stage, hint, dtype, gated):
     if fault == "h_not_rounded" and dtype == "fp32":
         pytest.skip("float32 rounds no h: the mutant rounds it, which is a fault of the second GEMM's input")
     # (Which of the two demands is made decides nothing here: each form takes one.)
@@ -62,14 +75,14 @@ def test_a_fault_is_placed_in_its_stage(fault, stage, hint, dtype, gated):
 
 
 @pytest.mark.parametrize(("fault", "stage"), [("split_up", FIRST), ("split_down", SECOND)])
-def test_a_changed_split_is_placed_where_bits_should_be_equal(fault, stage):
+def test_a_changed_split_is_placed_where_bits_should_be_equal(placed, fault, stage):
     found = placed(fault, "fp32", equal=True)
     assert found.stages == (stage,)
     assert "another order of summation" in str(found)
     assert placed(fault, "fp32", equal=False).stages == ()
 
 
-def test_a_runner_without_a_result_is_named():
+def test_a_runner_without_a_result_is_named(placed):
     with pytest.raises(RuntimeError, match="torchfused gave no result: ValueError: this runner cannot"):
         placed("refuses")
 
@@ -102,10 +115,10 @@ def test_a_red_case_of_the_run_says_where():
     assert "placed in activation of torchfused (it is gelu)" in found[0].reason
 
 
-def test_the_real_runners_take_what_is_put_in():
+def test_the_real_runners_take_what_is_put_in(placed):
     pytest.importorskip("jax")
     pytest.importorskip("torch")
-    found = placed("", "fp16", gated=True, specs_of=lambda fault: real("cpu"))
+    found = placed("real", gated=True)
     assert found.stages == ()
     assert not any(finding.hint for finding in found.findings)
 
@@ -113,10 +126,10 @@ def test_the_real_runners_take_what_is_put_in():
 def test_command(tmp_path, monkeypatch):
     path = tmp_path / "inject.json"
     arguments = ["inject", "--device", "cpu", "--json", str(path), "--case"]
-    monkeypatch.setattr(commands, "specs", lambda device: specs("bias_up_skipped"))
-    done = CliRunner().invoke(commands.app, [*arguments, "gelu_tanh-ud-fp16-33x47x65x29"])
+    monkeypatch.setattr(options, "specs", lambda device, kind: specs("bias_up_skipped"))
+    done = CliRunner().invoke(app, [*arguments, "gelu_tanh-ud-fp16-33x47x65x29"])
     assert done.exit_code == 1
     assert "placed in first GEMM of torchfused (the bias is missing)" in done.output
     assert json.loads(path.read_text())["stages"] == [FIRST]
     for case in ("gelu*", "nonsense", "identity-d-fp32-17x65x33x17-special"):
-        assert CliRunner().invoke(commands.app, [*arguments, case]).exit_code == 2
+        assert CliRunner().invoke(app, [*arguments, case]).exit_code == 2

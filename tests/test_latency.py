@@ -7,8 +7,9 @@ import pytest
 from planted import CPU, specs, where
 from typer.testing import CliRunner
 
-from parity import commands
+from parity import options
 from parity.cases import build
+from parity.cli import app
 from parity.latency import PAIRS, SCHEMA, cases, latency
 from parity.latency_worker import Ask
 from parity.process import specs as real
@@ -20,7 +21,7 @@ TWINS = ("torchfused", "jaxfused")
 
 def row(slower: float = 1.0, spread: float = 0.002, fault: str = "", case=CASE):
     workers = specs(fault, "planted_latency", str(slower), str(spread))
-    (found,) = latency([case], replace(where(device=CPU), workers=workers))
+    (found,) = latency([case], replace(where(device=CPU), workers=workers), blocks=8)
     return found
 
 
@@ -50,7 +51,9 @@ def test_a_wrong_result_is_not_timed():
 def test_what_cannot_be_chained_or_run():
     with pytest.raises(ValueError, match="y is the next layer's x"):
         row(case=build("relu", (4, 16, 24, 8)))
-    assert "bfloat16" in row(case=build("relu", (4, 16, 24, 16), "bf16")).wrong
+    found = row(case=build("relu", (4, 16, 24, 16), "bf16"))
+    assert "bfloat16" in found.skipped
+    assert not found.wrong
 
 
 def test_a_question_survives_json():
@@ -79,8 +82,8 @@ def test_command_writes_json_and_fails_on_wrong_results(tmp_path, monkeypatch):
     path = tmp_path / "latency.json"
     for fault, code in (("", 0), ("bias_down_skipped", 1)):
         workers = specs(fault, "planted_latency", "1.2", "0.001")
-        monkeypatch.setattr(commands, "specs", lambda device, kind="worker", workers=workers: workers)
-        done = CliRunner().invoke(commands.app, ["latency", "--device", "cpu", "--blocks", "3", "--json", str(path)])
+        monkeypatch.setattr(options, "specs", lambda device, kind, workers=workers: workers)
+        done = CliRunner().invoke(app, ["latency", "--device", "cpu", "--blocks", "3", "--json", str(path)])
         assert done.exit_code == code, done.output
         content = json.loads(path.read_text())
         assert content["schema"] == SCHEMA

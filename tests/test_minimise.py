@@ -1,6 +1,7 @@
 """A failing case is shrunk to what its fault needs, and its script fails by itself until the fault is gone."""
 
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -9,10 +10,11 @@ import pytest
 from planted import CPU, specs, where
 from typer.testing import CliRunner
 
-from parity import commands, repro
-from parity.ask import Ask
+from parity import options, repro
 from parity.cases import build
+from parity.cli import app
 from parity.minimise import arrays_of, minimise
+from parity.session import Session
 
 ROOT = Path(__file__).parents[1]
 CASE = build("gelu_tanh", (9, 33, 40, 12), "fp16", gated=True, biases="ugd", plan="split2")
@@ -20,8 +22,8 @@ CASE = build("gelu_tanh", (9, 33, 40, 12), "fp16", gated=True, biases="ugd", pla
 
 def least(fault: str):
     at = where(fault, CPU)
-    with Ask(at.workers, 60) as ask:
-        return minimise(CASE, at, ask)
+    with Session(at.workers, 60) as session:
+        return minimise(CASE, at, session, tries=150)
 
 
 def test_what_does_not_fail_is_not_shrunk():
@@ -65,15 +67,13 @@ functional.stages = lambda *, b_up=None, **given: right(**given)
 """
 
 
-@pytest.mark.parametrize("inside", [True, False], ids=["inside", "beside"])
-def test_the_script_stands_alone(tmp_path, inside, monkeypatch):
+def test_the_script_stands_alone(tmp_path):
     pytest.importorskip("jax")
     pytest.importorskip("torch")
-    monkeypatch.setattr(repro, "INSIDE", repro.INSIDE if inside else 0)
     case = build("silu", (3, 8, 5, 4), "fp16", biases="ud")
     path = tmp_path / "fails.py"
     written = repro.write(path, case, arrays_of(case, backward=False), "first GEMM", "ieee", equal=False)
-    assert len(written) == (1 if inside else 2)
+    assert written == [path]
     done = subprocess.run([sys.executable, str(path)], capture_output=True, text=True, env=_path(ROOT), timeout=120)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "it does not fail here" in done.stdout
@@ -88,6 +88,19 @@ def test_the_script_stands_alone(tmp_path, inside, monkeypatch):
     assert not [line for line in wrong if line[0] == "jaxfused"]
 
 
+@pytest.mark.parametrize("inside", [True, False], ids=["inside", "beside"])
+@pytest.mark.parametrize("dtype", ["fp16", "bf16"])
+def test_the_script_has_the_operands_bytes(tmp_path, inside, dtype, monkeypatch):
+    monkeypatch.setattr(repro, "INSIDE", repro.INSIDE if inside else 0)
+    case = build("silu", (3, 8, 5, 4), dtype, biases="ud")
+    arrays, path = arrays_of(case, backward=False), tmp_path / "fails.py"
+    written = repro.write(path, case, arrays, "first GEMM", "ieee", equal=False)
+    assert written == ([path] if inside else [path, tmp_path / "fails.npz"])
+    _, operands = runpy.run_path(str(path))["load"]()
+    assert {name: a.tobytes() for name, a in operands.items()} == {name: a.tobytes() for name, a in arrays.items()}
+    assert {a.dtype.name for a in operands.values()} == {case.problem.dtype}
+
+
 def _path(*folders: Path) -> dict[str, str]:
     return os.environ | {"PYTHONPATH": os.pathsep.join(map(str, folders))}
 
@@ -96,8 +109,8 @@ def test_command_writes_the_script(tmp_path, monkeypatch):
     path = tmp_path / "fails.py"
     arguments = ["minimise", "--device", "cpu", "--tries", "12", "--out", str(path), "--case"]
     for fault, code in (("", 0), ("bias_up_skipped", 1)):
-        monkeypatch.setattr(commands, "specs", lambda device, fault=fault: specs(fault))
-        done = CliRunner().invoke(commands.app, [*arguments, "gelu_tanh-ud-fp16-33x47x65x29"])
+        monkeypatch.setattr(options, "specs", lambda device, kind, fault=fault: specs(fault))
+        done = CliRunner().invoke(app, [*arguments, "gelu_tanh-ud-fp16-33x47x65x29"])
         assert done.exit_code == code, done.output
         assert path.exists() is bool(fault)
     assert "placed in first GEMM of torchfused (the bias is missing)" in path.read_text()

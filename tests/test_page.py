@@ -11,10 +11,14 @@ import pytest
 from emulation import emulate
 from typer.testing import CliRunner
 
-from parity import commands, stimulus
+from parity import stimulus
 from parity.cases import SHAPES, build
+from parity.cli import app
 from parity.contract.plan import Plan
 from parity.determinism import Battery, Check, Class
+from parity.golden import Check as Replayed
+from parity.golden import Item
+from parity.golden import described as replayed
 from parity.inject import Finding as Injected
 from parity.inject import Placement
 from parity.judge import judge, prepare
@@ -79,11 +83,15 @@ def folder(tmp_path_factory) -> Path:
         estimates={name: estimate(blocks) for name, blocks in times.items()},
         pairs={(a, b): compare(times[a], times[b]) for a, b in PAIRS},
     )
-    written(path, "latency", {"blocks": 4, "rows": [row.to_dict()]})
+    skipped = Row(case=CASE, plan="decode", layers=2, skipped="too old a GPU")
+    written(path, "latency", {"blocks": 4, "rows": [row.to_dict(), skipped.to_dict()]})
     written(path, "tokens", drawn())
     injected = Injected(stage="activation", what="h", verdict="FAIL", bit_equal=0.5, red=True, culprits=("torchfused",))
     placement = Placement(a="jaxfused", b="torchfused", findings=(injected,))
     written(path, "inject", {"case": CASE.name} | placement.to_dict())
+    item = Item(problem=CASE.problem, plan=Plan())
+    wrong = Replayed(item=item, runner="jaxfused", outputs={"y": 10}, wrong={"y": 1}, at={"y": [0, 0]})
+    written(path, "golden", {"checks": [replayed(wrong)]})
     turn = {"knob": "order", "setting": "two chains", "changed": {"y": 5}, "total": {"y": 50}}
     written(path, "drift", {"reasons": [], "knobs": [turn], "pairs": [{"a": "x", "b": "y", "rate": 1 / 3}]})
     written(path, "strangers", {"things": [1, 2], "empty": []})
@@ -103,11 +111,20 @@ def test_page_is_self_contained_and_escapes(folder):
 def test_red_comes_first_and_everything_is_there(folder):
     content = collect(folder)
     found = headlines(content)
-    assert {h.name for h in found if not h.good} == {"run.json", "order.json", "inject.json"}
+    assert {h.name for h in found if not h.good} == {"run.json", "order.json", "inject.json", "golden.json"}
+    assert "9 of 10 outputs predicted to the bit, 1 checks red" in {h.text for h in found}
     assert [h.good for h in found] == sorted(h.good for h in found)
     assert set(content.strange) == {"other.json", "broken.json"}
     text = page(content)
-    for said in (str(CHAIN), "jaxfused tiled, torchfused tiled", "SAME", "two chains", "10 %", "0.3333"):
+    for said in (
+        str(CHAIN),
+        "jaxfused tiled, torchfused tiled",
+        "SAME",
+        "two chains",
+        "10 %",
+        "0.3333",
+        "too old a GPU",
+    ):
         assert said in text, said
 
 
@@ -122,11 +139,11 @@ def test_ulps_add_up_to_all_elements(folder):
 
 def test_command(folder, tmp_path):
     out = tmp_path / "index.html"
-    done = CliRunner().invoke(commands.app, ["report", "--folder", str(folder), "--out", str(out)])
+    done = CliRunner().invoke(app, ["report", "--folder", str(folder), "--out", str(out)])
     assert done.exit_code == 1
     assert "RED run.json: 1 cases passed, 1 failed" in done.output
     assert out.read_text().startswith("<!doctype html>")
-    assert CliRunner().invoke(commands.app, ["report", "--folder", str(tmp_path), "--out", str(out)]).exit_code == 2
+    assert CliRunner().invoke(app, ["report", "--folder", str(tmp_path), "--out", str(out)]).exit_code == 2
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: the page was not opened in a browser")
@@ -145,5 +162,5 @@ def test_page_in_a_browser_shows_its_tables_and_drawings(folder, tmp_path):
     title = re.search(r"<title>(.*?)</title>", dom)
     assert title, "the browser printed no page"
     # Three histograms, one order, the ratios, the knobs.
-    shown = {"drawn": True, "svgs": 6, "heads": 8, "rows": [3, 2, 1, 1, 4, 4, 1], "wide": True}
+    shown = {"drawn": True, "svgs": 6, "heads": 9, "rows": [3, 2, 1, 1, 5, 4, 1], "wide": True}
     assert json.loads(title[1]) == shown

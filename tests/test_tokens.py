@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from parity import commands
+from parity import tokens
+from parity.cli import app
 from parity.tokens import DEPTHS, SCHEMA, compare
 from parity.tokens_model import config, parameters, prompts
 from parity.tokens_worker import forced, greedy
@@ -85,18 +86,21 @@ def test_what_is_not_finite_is_red():
     assert compare(found, C)["reasons"] == ["depth 1: xla's logits are not finite"]
 
 
-def test_command(tmp_path):
+def test_command(tmp_path, monkeypatch):
     pytest.importorskip("jax")
     pytest.importorskip("torch")
     path = tmp_path / "tokens.json"
-    arguments = ["tokens", "--device", "cpu", "--steps", "3", "--json", str(path)]
-    done = CliRunner().invoke(commands.app, arguments)
+    arguments = ["tokens", "--device", "cpu", "--steps", "2", "--json", str(path)]
+    monkeypatch.setattr(tokens, "config", lambda *asked: replace(config(*asked), prompt=2))
+    monkeypatch.setitem(DEPTHS, "cpu", (1, 2))
+    done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 0, done.output
     content = json.loads(path.read_text())
     assert content["schema"] == SCHEMA
-    assert [depth["config"]["depth"] for depth in content["depths"]] == list(DEPTHS["cpu"])
+    assert [depth["config"]["depth"] for depth in content["depths"]] == [1, 2]
     assert all(pair["relative"] > 0 for depth in content["depths"] for pair in depth["pairs"])
-    done = CliRunner().invoke(commands.app, [*arguments, "--fault", "torchfused"])
+    monkeypatch.setitem(DEPTHS, "cpu", (1,))
+    done = CliRunner().invoke(app, [*arguments, "--fault", "torchfused"])
     assert done.exit_code == 1
     reasons = json.loads(path.read_text())["reasons"]
     assert reasons
@@ -104,4 +108,4 @@ def test_command(tmp_path):
 
 
 def test_an_unknown_fault_is_misuse():
-    assert CliRunner().invoke(commands.app, ["tokens", "--fault", "nobody"]).exit_code == 2
+    assert CliRunner().invoke(app, ["tokens", "--fault", "nobody"]).exit_code == 2
