@@ -135,7 +135,7 @@ def peers(results: Results) -> str:
 
 
 def elsewhere(results: Results) -> str:
-    """Microseconds on the other GPUs that have committed results: the fastest fused plan of ours beside the fastest other."""
+    """Microseconds on other GPUs with committed results: the fastest fused plan of ours beside the fastest other."""
     lines = [
         "| MLP (bf16, cold weights) | M | torch eager, graphed | fastest other in torch | torchfused | XLA "
         "| fastest other in jax | jaxfused |",

@@ -67,7 +67,8 @@ class Adder:
 
 IEEE = Adder()
 AMPERE = Adder(terms=8, fraction=24)
-# Compute capability 9.0, by what the operands are.
+# The compute capability whose tensor cores these are, by what the operands are.
+EMULATED = 9, 0
 HOPPER = {
     "float32": IEEE,
     "tf32": Adder(terms=8, tf32="away"),

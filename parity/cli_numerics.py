@@ -133,11 +133,14 @@ def golden(
 
     Exit code 1 where any bit differs (the interpreters' do: their GEMMs add in the order of their CPU's library).
     """
+    from .adder import EMULATED
     from .drift_table import print_check, print_checks
     from .golden import SCHEMA, Check, capture, described, large, recheck, save, small
     from .golden import check as check_all
     from .session import Session
 
+    if check and (out or quick):
+        raise typer.BadParameter("a check of files writes none and asks no kernel: drop --out and --quick")
     console = options.console()
     checks = [found for path in check or () for found in recheck(path)]
 
@@ -150,6 +153,10 @@ def golden(
             out.mkdir(parents=True, exist_ok=True)
             options.check_writable(out / "golden.npz", out / "golden.json")
         here = options.here(device)
+        if here.gpu and here.gpu.device.capability != EMULATED:
+            raise typer.BadParameter(
+                f"the emulator adds as compute capability 9.0 does, {here.gpu.device.name} does not"
+            )
         where = here.where()
         cores = os.cpu_count() or 1
         with ExitStack() as stack:

@@ -21,6 +21,7 @@ from parity.session import Session
 
 HERE = Path(__file__).parent
 COMMITTED = sorted((HERE / "golden").glob("*.npz"))
+assert COMMITTED
 HOPPER = Device(kind="gpu", name="H100", sm_count=132, smem_bytes=232448, capability=(9, 0))
 
 

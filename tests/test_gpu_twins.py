@@ -40,7 +40,7 @@ print(json.dumps(found))
 def results() -> dict[str, dict[str, str]]:
     here = str(Path(__file__).parent)
     gpu = find_gpu()
-    backends = ["portable", "hopper"] if gpu and gpu.capability == (9, 0) else ["portable"]
+    backends = ["portable", "hopper"] if gpu and gpu.device.capability == (9, 0) else ["portable"]
     started = {
         twin: subprocess.Popen(
             [sys.executable, "-c", RUN.format(twin=twin, backends=backends), here],
