@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.fx.experimental.symbolic_shapes import guard_scalar
 
@@ -209,12 +209,12 @@ def _described(operands: tuple[Any, ...]) -> tuple[torch.device, tuple]:
 
 
 def _packed(t: Tensor) -> bool:
-    if torch.compiler.is_compiling() or not t.is_contiguous():
+    if torch.compiler.is_compiling() or not t.is_contiguous() or type(t) not in (Tensor, nn.Parameter):
         return t.is_contiguous()
     try:
         return t.data_ptr() % ALIGNMENT == 0
     except RuntimeError:
-        # A fake one, or one that a transform has wrapped, lies nowhere.
+        # One that a transform has wrapped lies nowhere.
         return True
 
 
