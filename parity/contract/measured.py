@@ -59,7 +59,8 @@ def _span(unit: str, span: tuple[float, float]) -> str:
 
 # The first that holds and whose plan can run is taken. Few rows are bound by reading the weights, and one wave of
 # portable programs must keep enough bytes in flight for it: small layers, masked K loops and long sums in one chain do
-# not. The other limits are where the measured rows part.
+# not. The other limits are where the measured rows part. In jax a decode plan must be asked for: it hangs where XLA
+# does not run a device's kernels one after the other, a risk that only a caller can take.
 FASTER: dict[Literal["torch", "xla"], tuple[Region, ...]] = {
     "torch": (
         Region(plan="decode/hopper", rows=(0, 16), megabytes=(24, inf), gain="1.0 to 1.3"),
@@ -76,7 +77,6 @@ FASTER: dict[Literal["torch", "xla"], tuple[Region, ...]] = {
         Region(plan="tiled/hopper", rows=(4096, inf), megabytes=(100, inf), gain="1.1"),
     ),
     "xla": (
-        Region(plan="decode/hopper", rows=(0, 64), megabytes=(24, 150), gain="1.1 to 1.4"),
         Region(plan="tiled/portable", widest=128, gain="1.1"),
         Region(plan="tiled/portable", rows=(0, 1), megabytes=(0, 24), gain="1.2 to 1.7"),
         Region(
