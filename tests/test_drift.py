@@ -13,6 +13,7 @@ from parity import stimulus
 from parity.cli import app
 from parity.contract.plan import Plan
 from parity.contract.problem import Problem
+from parity.contract.tolerance import LAMBDA
 from parity.drift import pair, replay
 from parity.drift_report import Asked, report
 from parity.growth import along_k, with_depth
@@ -146,7 +147,7 @@ def test_errors_grow_as_the_laws_say():
         assert set(point.runners) == set(BOTH)
         assert point.runners["jaxfused"] == point.emulated["one chain, tensor core"]
         assert point.emulated["4 chains, tensor core"] < point.emulated["one chain, tensor core"] < point.worst
-        assert 0.1 * point.walk < point.runners["jaxfused"] < 2 * point.walk
+        assert point.walk < LAMBDA * point.runners["jaxfused"] < LAMBDA**2 * point.walk
     assert points[1].walk > 3 * points[0].walk
     assert points[1].worst / points[0].worst > points[1].walk / points[0].walk
     assert [deep.depth for deep in stack] == [1, 2, 3]

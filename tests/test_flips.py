@@ -8,7 +8,7 @@ from emulation import emulate
 
 from parity import stimulus
 from parity.cases import SHAPES, build
-from parity.contract.tolerance import VERDICTS
+from parity.contract.tolerance import LAMBDA, VERDICTS
 from parity.judge import judge, prepare
 
 TENSOR = pytest.mark.parametrize("tensor", [False, True], ids=["ieee", "tensor"])
@@ -46,7 +46,7 @@ def test_as_many_flips_are_predicted_as_are_seen():
     assert pair.flips
     # Of relu nothing is unknown: the number of flips is theirs, give or take its root.
     assert pair.flips.predicted > 10
-    assert abs(pair.flips.observed - pair.flips.predicted) < 4 * pair.flips.predicted**0.5
+    assert abs(pair.flips.observed - pair.flips.predicted) < LAMBDA * pair.flips.predicted**0.5
     assert pair.to_dict()["flips"]["observed"] == pair.flips.observed
 
 
