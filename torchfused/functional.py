@@ -205,10 +205,12 @@ def _autocast(*operands: Any) -> tuple[Any, ...]:
 def _described(operands: tuple[Any, ...]) -> tuple[torch.device, tuple]:
     """What the decision hangs on, in values that a compiler's trace holds as constants."""
     shape = _constant_shape if torch.compiler.is_compiling() else _shape
-    return operands[0].device, tuple(None if t is None else (shape(t), t.dtype, t.device, _packed(t)) for t in operands)
+    return operands[0].device, tuple(
+        None if t is None else (shape(t), t.dtype, t.device, _is_packed(t)) for t in operands
+    )
 
 
-def _packed(t: Tensor) -> bool:
+def _is_packed(t: Tensor) -> bool:
     if torch.compiler.is_compiling() or not t.is_contiguous() or type(t) not in (Tensor, nn.Parameter):
         return t.is_contiguous()
     try:
