@@ -65,6 +65,7 @@ FASTER: dict[Literal["torch", "xla"], tuple[Region, ...]] = {
     "torch": (
         Region(plan="decode/hopper", rows=(0, 16), megabytes=(24, inf), gain="1.0 to 1.3"),
         Region(plan="decode/hopper", rows=(17, 64), megabytes=(24, 150), gain="1.0"),
+        Region(plan="decode/hopper", rows=(17, 64), megabytes=(24, inf), gated=True, gain="1.0"),
         Region(plan="tiled/portable", widest=128, gain="1.3 to 1.5"),
         Region(plan="tiled/portable", rows=(0, 1), longest=8192, multiple=256, gain="1.0 to 1.4"),
         Region(
