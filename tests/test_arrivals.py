@@ -1,5 +1,6 @@
 """Who shares a word to count arrivals in, and who must not: streams, captures, pages."""
 
+import threading
 from types import SimpleNamespace
 
 import pytest
@@ -14,10 +15,11 @@ DEVICE = torch.device("cpu", 0)
 @pytest.fixture
 def gpu(monkeypatch):
     """A GPU as far as arrivals.py asks: its current stream, whether that is being captured, synchronisations."""
-    state = SimpleNamespace(stream=1, capturing=False, synchronised=0)
+    state = SimpleNamespace(stream=1, capturing=False, synchronised=0, threads=set())
 
     def synchronize():
         state.synchronised += 1
+        state.threads.add(threading.get_ident())
 
     monkeypatch.setattr(arrivals, "_HELD", type(arrivals._HELD)(arrivals._Words))
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
@@ -39,6 +41,8 @@ def test_a_stream_keeps_its_word_and_another_has_its_own(gpu):
     # A cache line each, of one page that was zero before any other stream could see it.
     assert abs(first.data_ptr() - second.data_ptr()) >= 128
     assert gpu.synchronised == 1
+    # torch.compile has all that the calling thread allocates in a graph's pool.
+    assert threading.get_ident() not in gpu.threads
     assert first.dtype == torch.int32
     assert first.item() == second.item() == 0
 

@@ -1,6 +1,7 @@
 """Words in which the programs of a decode launch count each other: zeroed once, every launch leaves them ready."""
 
 from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import torch
@@ -42,10 +43,18 @@ def arrivals_on(device: torch.device, stream: int) -> torch.Tensor:
     word = held.of_stream.get(stream)
     if word is None:
         if not held.free:
-            page = torch.zeros(_WORDS * _APART, dtype=torch.int32, device=device)
-            # Another stream may be the first to use a word.
-            torch.cuda.current_stream(device).synchronize()
+            # In a thread of its own: torch.compile warms up a graph with all that this thread allocates in the graph's
+            # pool, where nothing may outlive it.
+            with ThreadPoolExecutor(1) as aside:
+                page = aside.submit(_page, device).result()
             held.pages.append(page)
             held.free.extend(page[::_APART])
         word = held.of_stream[stream] = held.free.pop()
     return word
+
+
+def _page(device: torch.device) -> torch.Tensor:
+    page = torch.zeros(_WORDS * _APART, dtype=torch.int32, device=device)
+    # Another stream may be the first to use a word.
+    torch.cuda.current_stream(device).synchronize()
+    return page
