@@ -140,7 +140,8 @@ class Inbox:
         def take():
             plgpu.barrier_wait(self._there.at[warpgroup])
             found = [_unstage(room.at[warpgroup]) for room in self._rooms]
-            _meet()
+            # All threads have read, and what TMA writes next comes after.
+            plgpu.commit_smem()
             return found
 
         return take
@@ -217,9 +218,3 @@ def _unstage(buffer: Any) -> Array:
         return mgpu.FragmentedArray.load_tiled(tiled, swizzle=128)
 
     return load(buffer)
-
-
-@plgpu.inline_mgpu()
-def _meet(_):
-    """All threads of a warpgroup wait for each other."""
-    mgpu.warpgroup_barrier()
