@@ -88,6 +88,17 @@ def forward_of(problem: Problem) -> tuple[Work, Work]:
     return up, Work(kind="linear", rows=m, outer=n, inner=h)
 
 
+def backward_of(problem: Problem) -> tuple[Work, ...]:
+    """The launches of its gradients, each once: of a weight's in either layout, the twins' own."""
+    m, k, h, n = problem.m, problem.in_features, problem.hidden_features, problem.out_features
+    found = [
+        Work(kind="hidden_bwd", rows=m, outer=h, inner=n, gated=problem.gated),
+        Work(kind="input_bwd", rows=m, outer=k, inner=h, gated=problem.gated),
+    ]
+    found += [Work(kind="weight_bwd", rows=a, outer=b, inner=m) for a, b in ((n, h), (h, n), (h, k), (k, h))]
+    return tuple(dict.fromkeys(found))
+
+
 def shared(tiles: Tiles, weights: int) -> bool:
     """Whether both warpgroups compute a tile, each half of its rows; else each computes its own."""
     return tiles.m * tiles.n * weights > _SUMS
