@@ -13,7 +13,7 @@ from .results import rewrite
 
 
 @dataclass
-class Tiles:
+class TileFile:
     """A file's content and where it lives."""
 
     path: Path
@@ -58,15 +58,15 @@ class Tiles:
         rewrite(self.path, body + ("\n ]\n}\n" if chips else "]\n}\n"))
 
 
-def load(path: Path) -> Tiles:
+def load(path: Path) -> TileFile:
     """An empty table where there is no file. Raises ValueError for another schema, or tiles that no launch takes."""
     if not path.exists():
-        return Tiles(path=path)
+        return TileFile(path=path)
     body = json.loads(path.read_text())
     found = faults(parse(body))
     if found:
         raise ValueError(f"{path} has tiles that cannot be: {'; '.join(found)}")
-    return Tiles(path=path, devices=body["devices"])
+    return TileFile(path=path, devices=body["devices"])
 
 
 def _place(entry: dict[str, Any]) -> tuple:

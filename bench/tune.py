@@ -113,7 +113,7 @@ class Tune:
         finally:
             self._worker.kill()
 
-    def _run(self, table: tiles.Tiles) -> int:
+    def _run(self, table: tiles.TileFile) -> int:
         hello = self._worker.call("hello", timeout=self._limit(START_S))
         device = Device(**{**hello["device"], "capability": tuple(hello["device"]["capability"])})
         if device.capability != (9, 0):

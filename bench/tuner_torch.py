@@ -19,6 +19,7 @@ from typing import Any
 import torch
 import triton
 from torch import Tensor
+from triton.runtime import driver
 
 from parity.contract.hopper_tiles import Tiling, Work
 from parity.contract.plan import Gemm
@@ -44,6 +45,8 @@ class TorchTuner:
             raise RuntimeError("torch sees no GPU")
         self._device = torch.device("cuda", 0)
         torch.cuda.set_device(self._device)
+        # Triton finds its driver at the first launch: not in several threads at once.
+        driver.active.get_current_target()  # pyright: ignore[reportAttributeAccessIssue]
 
     def hello(self) -> dict:
         versions = {"python": platform.python_version(), "torch": torch.__version__, "cuda": torch.version.cuda}

@@ -83,7 +83,7 @@ def test_a_launch_that_kills_its_worker_is_named_and_the_rest_measured(tmp_path)
 
 def test_a_table_with_tiles_that_cannot_be_is_not_extended(tmp_path):
     path = tmp_path / "tiles.json"
-    table = tiles.Tiles(path=path)
+    table = tiles.TileFile(path=path)
     table.merge(H100, "2026-11-26", {}, UP, {Tiling.parse("128x512x64/16"): 1.0})
     table.save()
     before = path.read_text()

@@ -3,9 +3,6 @@
 import pytest
 import torch
 
-from bench import tuner_torch
-from bench.tune import orders
-from bench.workloads import Case, suite
 from parity.contract.hopper_tiles import backward_of, forward_of
 from parity.contract.plan import Plan, choose
 from parity.contract.problem import Device, Problem, smem_of
@@ -46,25 +43,3 @@ def test_launches_of_an_mlp(asked, activation, gated):
     launch.tiled_backward(plan, H100, of(m, n), x, w_up, w_down, w_gate=w_gate, saved=saved, needs=needs, **options)
     listed = backward_of(problem)
     assert {work for work, _ in asked} == {work for work in listed if (work.rows, work.outer) not in ((h, n), (k, h))}
-
-
-def test_the_tuner_launches_what_it_is_told(asked, monkeypatch):
-    monkeypatch.setattr(tuner_torch, "device_of", lambda t: H100)
-    cases = [Case(workload=name, m=40, mode="forward_backward") for name in ("tiny", "tiny_gated")]
-    for order in orders(cases, H100):
-        chain = [tuner_torch.operands(order, torch.device("cpu")) for _ in range(2)]
-        assert tuner_torch.size_of(chain[0]) >= 2 * (order.work.rows + order.work.outer) * order.work.inner
-        for tiling in order.tilings:
-            found = tuner_torch.launch(order, tiling, chain)
-            assert asked == [(order.work, tiling)] * 2
-            assert {tuple(t.shape) for t in found} == {(order.work.rows, order.work.outer)}
-            asked.clear()
-
-
-def test_a_binary_is_compiled_once():
-    listed = orders(suite("tune"), H100)
-    found = tuner_torch.variants(listed)
-    assert len(found) < sum(len(order.tilings) for order in listed) / 20
-    assert {(o.work.kind, o.work.gated, o.activation, o.biases, t.tiles) for o in listed for t in o.tilings} == {
-        (o.work.kind, o.work.gated, o.activation, o.biases, t.tiles) for o in found for t in o.tilings
-    }

@@ -1,7 +1,7 @@
 """How a Problem is computed on a Device: choose(problem, device) -> Choice. Pure; testable without a GPU.
 
 A Plan holds everything that changes a result's bits. What only changes speed (warps, pipeline stages, tile order)
-lives in schedule.py.
+lives in schedule.py and hopper_table.py.
 """
 
 import json
