@@ -1,8 +1,10 @@
-"""``python -m bench run | claims | report | check | counters``."""
+"""``python -m bench run | claims | report | check | counters | tune``."""
 
 import datetime
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,6 +19,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
+
+from parity.contract.hopper_table import FILE as TILES
 
 from . import check as goals
 from . import claims as article
@@ -202,6 +206,31 @@ def counters(
         console.print(line)
 
 
+@app.command()
+def tune(
+    case: Annotated[
+        list[str] | None, typer.Option(help="A workload and its rows, llama3_8b/4096; suite tune unless given.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cuda or fake (made-up times)")] = "auto",
+    json: Annotated[Path | None, typer.Option("--json", help="The table; the committed one unless given.")] = None,
+    budget_seconds: Annotated[float, typer.Option(help="No launch is begun after this.")] = float("inf"),
+    missing: Annotated[bool, typer.Option(help="Leave out what the table has of this GPU.")] = False,
+    commit: Annotated[str | None, typer.Option(help="The commit, where the working tree has no repository.")] = None,
+) -> None:
+    """Tiles of tiled/hopper, measured into their table, the most important first; it is whole after every launch."""
+    from .tune import Settings, Tune, cases_of
+
+    name = _device(device)
+    path = json or (OUT / name / TILES.name if name == "fake" else TILES)
+    with _ended(f"what is measured is in {path}, --missing goes on from there"):
+        cases = tuple(cases_of(case or ()))
+        settings = Settings(device=name, cases=cases, path=path, budget=budget_seconds, missing=missing, commit=commit)
+        failed = Tune(settings, partial(print, flush=True))()
+    console.print(f"the table is in {path}; {failed} launches could not be measured")
+    if failed:
+        raise typer.Exit(1)
+
+
 def _device(name: str) -> str:
     """cuda, cpu or fake; exits with 2 where a GPU is wanted and there is none."""
     if name not in ("auto", "cuda", "cpu", "fake"):
@@ -233,14 +262,21 @@ def _measure(settings: Settings) -> Results:
         else:
             print(f"[{step.done}/{step.total}] {text}", flush=True)
 
+    kept = f"finished cases are in {settings.path}, the same command goes on from there"
+    with _ended(kept), bar or nullcontext():
+        return Run(settings, say)()
+
+
+@contextmanager
+def _ended(kept: str) -> Iterator[None]:
+    """Ends the program where a run cannot start, or is interrupted; then says what is ``kept``."""
     try:
-        with bar or nullcontext():
-            return Run(settings, say)()
+        yield
     except Unfit as error:
         console.print(str(error))
         raise typer.Exit(2) from None
     except KeyboardInterrupt:
-        console.print(f"interrupted; finished cases are in {settings.path}, the same command goes on from there")
+        console.print(f"interrupted; {kept}")
         raise typer.Exit(130) from None
 
 

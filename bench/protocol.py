@@ -49,7 +49,16 @@ class Handler(Protocol):
     def share(self) -> dict: ...
 
 
-def serve(make: Callable[[], Handler]) -> None:
+class TunerHandler(Protocol):
+    """What a tuner's worker serves (tune.py)."""
+
+    def hello(self) -> dict: ...
+    def warm(self) -> dict: ...
+    def compile(self, *, orders: list[dict], seconds: float) -> dict: ...
+    def measure(self, *, order: dict, emit: Callable[[str], None]) -> dict: ...
+
+
+def serve(make: Callable[[], Handler | TunerHandler]) -> None:
     """A worker's main loop. Exits after an error that leaves a GPU unusable, so that a fresh process takes over."""
     channel = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
@@ -59,7 +68,7 @@ def serve(make: Callable[[], Handler]) -> None:
         channel.write(json.dumps(message) + "\n")
         channel.flush()
 
-    handler: Handler | None = None
+    handler: Handler | TunerHandler | None = None
     for line in sys.stdin:
         request = json.loads(line)
         operation = request.pop("operation")
@@ -67,7 +76,7 @@ def serve(make: Callable[[], Handler]) -> None:
             return
         try:
             handler = handler or make()
-            if operation in ("prepare", "trace"):
+            if operation in ("prepare", "trace", "measure"):
                 request["emit"] = lambda doing: say({"event": doing})
             say({"result": getattr(handler, operation)(**request)})
         except Exception as error:

@@ -65,18 +65,22 @@ class Results:
             self.absent.append(entry)
 
     def save(self) -> None:
-        """Atomic: a reader sees the old file or the new one."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         body = {"schema": SCHEMA, "environment": self.environment, "cases": self.cases}
         body |= {"absent": self.absent, "problems": self.problems, "shares": self.shares}
         text = json.dumps(body, indent=1)[:-2]
         # One row a line: readable in a diff.
         text += ',\n "rows": [\n  ' + ",\n  ".join(json.dumps(r) for r in self.rows) + "\n ]\n}\n"
-        handle, name = tempfile.mkstemp(dir=self.path.parent, prefix=self.path.name, suffix=".tmp")
-        with os.fdopen(handle, "w") as file:
-            file.write(text)
-        os.chmod(name, 0o644)
-        os.replace(name, self.path)
+        rewrite(self.path, text)
+
+
+def rewrite(path: Path, text: str) -> None:
+    """Atomic: a reader sees the old file or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
+    with os.fdopen(handle, "w") as file:
+        file.write(text)
+    os.chmod(name, 0o644)
+    os.replace(name, path)
 
 
 def load(path: Path) -> Results:

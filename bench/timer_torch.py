@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch._C._autograd import DeviceType
 
+from .gpu import Gpu
+
 KERNEL_SAMPLE_S = 1.5e-3
 WALL_SAMPLE_S = 4e-3
 BLOCK_S = 25e-3
@@ -101,6 +103,25 @@ class Program:
         end.record()
         end.synchronize()
         return start.elapsed_time(end) / 1e3 / repeats
+
+
+def settle(device: torch.device, gpu: Gpu | None) -> float:
+    """GEMMs until the SM clock moves by less than 1 % over half a second, five seconds at most; the seconds it took."""
+    if device.type != "cuda":
+        return 0.0
+    a = torch.randn(4096, 4096, device=device, dtype=torch.bfloat16)
+    start, last = time.monotonic(), 0.0
+    while time.monotonic() - start < 5:
+        until = time.monotonic() + 0.5
+        while time.monotonic() < until:
+            for _ in range(20):
+                torch.mm(a, a)
+            torch.cuda.synchronize()
+        clock = gpu.read().sm_mhz if gpu else 0.0
+        if abs(clock - last) <= 0.01 * clock:
+            break
+        last = clock
+    return time.monotonic() - start
 
 
 def block(programs: list[Program], reverse: bool) -> dict[str, dict[str, list[float]]]:

@@ -4,7 +4,6 @@ import argparse
 import importlib.metadata
 import math
 import platform
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -56,22 +55,7 @@ class TorchWorker:
         }
 
     def warm(self) -> dict:
-        """GEMMs until the SM clock moves by less than 1 % over half a second, five seconds at most."""
-        if self._device.type != "cuda":
-            return {"seconds": 0.0}
-        a = torch.randn(4096, 4096, device=self._device, dtype=torch.bfloat16)
-        start, last = time.monotonic(), 0.0
-        while time.monotonic() - start < 5:
-            until = time.monotonic() + 0.5
-            while time.monotonic() < until:
-                for _ in range(20):
-                    torch.mm(a, a)
-                torch.cuda.synchronize()
-            clock = self._gpu.read().sm_mhz if self._gpu else 0.0
-            if abs(clock - last) <= 0.01 * clock:
-                break
-            last = clock
-        return {"seconds": time.monotonic() - start}
+        return {"seconds": timer_torch.settle(self._device, self._gpu)}
 
     def prepare(
         self,

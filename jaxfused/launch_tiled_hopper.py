@@ -10,10 +10,11 @@ from jax import numpy as jnp
 from jax.experimental.pallas import mosaic_gpu as plgpu
 from jax.typing import DTypeLike
 
-from parity.contract.hopper_tiles import DEPTH, GROUP_M, hopper_tiles_for, shared, slots
+from parity.contract.errors import UnsupportedError
+from parity.contract.hopper_table import tiling_for
+from parity.contract.hopper_tiles import DEPTH, Tiling, Work, shared, slots, unfit
 from parity.contract.plan import Gemm
 from parity.contract.problem import Device
-from parity.contract.tiles import Tiles
 
 from .activations import ACTIVATIONS, DERIVATIVES
 from .kernels.hopper_gemm import BLOCKS, WARPGROUPS
@@ -33,9 +34,12 @@ def linear(
     activation: str,
     precision: str,
     taps: DTypeLike | None = None,
+    group_m: int | None = None,
 ) -> dict[str, Array]:
-    """As launch_tiled_portable.linear, for packed 16-bit operands and one chain."""
-    m, n = x.shape[0], w.shape[1]
+    """As launch_tiled_portable.linear, for packed 16-bit operands and one chain. ``group_m``: as in Tiling, else what
+    suits."""
+    (m, k), n = x.shape, w.shape[1]
+    tiles, work = gemm.tiles, Work.linear(m, n, k, activation=activation, gated=gate is not None)
     out = {"y": jax.ShapeDtypeStruct((m, n), x.dtype)}
     if taps:
         for name in ("s",) if gate is None else ("s", "u"):
@@ -43,12 +47,11 @@ def linear(
     return _launch(
         linear_fwd_kernel,
         device,
-        gemm.tiles,
-        1 if gate is None else 2,
+        work,
+        Tiling(tiles=tiles, group_m=group_m) if group_m else tiling_for(device, work, tiles),
         {"x": x, "w": _split(w), "gate": _split(gate), "b": b, "b_gate": b_gate},
         ("y", "s", "u"),
         out,
-        (m, n),
         activation=ACTIVATIONS[activation],
     )
 
@@ -61,24 +64,25 @@ def hidden_bwd(
     *,
     activation: str,
     precision: str,
+    tiling: Tiling | None = None,
 ) -> dict[str, Array]:
-    """As launch_tiled_portable.hidden_bwd, for packed 16-bit operands."""
-    m = dy.shape[0]
+    """As launch_tiled_portable.hidden_bwd, for packed 16-bit operands. ``tiling``: else the one that suits."""
+    m, k = dy.shape
     s = saved["s"]
     n = s.shape[1]
     gated, hidden = "u" in saved, "h" not in saved
+    work = Work(kind="hidden_bwd", rows=m, outer=n, inner=k, gated=gated)
     out = {
         name: jax.ShapeDtypeStruct((m, n), s.dtype) for name in ("d_s", *("d_u",) * gated, *("h",) * hidden)
     }  # fmt: skip
     return _launch(
         hidden_bwd_kernel,
         device,
-        hopper_tiles_for(device, m, n, turns=True),
-        1,
+        work,
+        tiling or tiling_for(device, work),
         {"dy": dy, "w": w, "s": s, "u": saved.get("u")},
         ("h", "d_s", "d_u"),
         out,
-        (m, n),
         activation=ACTIVATIONS[activation],
         derivative=DERIVATIVES[activation],
     )
@@ -93,23 +97,25 @@ def product(
     b2: Array | None = None,
     *,
     transposed: tuple[bool, bool] = (False, False),
+    tiling: Tiling | None = None,
 ) -> Array:
-    """As launch_tiled_portable.product, for packed 16-bit operands."""
+    """As launch_tiled_portable.product, for packed 16-bit operands. ``tiling``: else the one that suits."""
     k, m = a.shape if transposed[0] else a.shape[::-1]
     n = b.shape[0 if transposed[1] else 1]
     out = {"y": jax.ShapeDtypeStruct((m, n), b.dtype)}
     if k == 0:
         return jnp.zeros((m, n), b.dtype)
+    kind = "weight_bwd" if transposed[0] else "input_bwd"
+    work = Work(kind=kind, rows=m, outer=n, inner=k, gated=a2 is not None)
     left, right = (_split if transposed[0] else _whole), (_whole if transposed[1] else _split)
     return _launch(
         product_bwd_kernel,
         device,
-        hopper_tiles_for(device, m, n),
-        1,
+        work,
+        tiling or tiling_for(device, work),
         {"a": left(a), "b": right(b), "a2": left(a2), "b2": right(b2)},
         ("y",),
         out,
-        (m, n),
         transposed=transposed,
     )["y"]
 
@@ -117,18 +123,20 @@ def product(
 def _launch(
     kernel: Callable,
     device: Device,
-    tiles: Tiles,
-    weights: int,
+    work: Work,
+    tiling: Tiling,
     operands: Mapping[str, Array | None],
     outputs: tuple[str, ...],
     out: Mapping[str, jax.ShapeDtypeStruct],
-    sizes: tuple[int, int],
     **constants: Any,
 ) -> dict[str, Array]:
     """``outputs``: the kernel's, in its order; those that are not in ``out`` are absent, as operands that are None."""
-    m, n = sizes
-    if m == 0:
+    if work.rows == 0:
         return {name: jnp.zeros(shape.shape, shape.dtype) for name, shape in out.items()}
+    tiles = tiling.tiles
+    reason = unfit(tiles, work, device)
+    if reason:
+        raise UnsupportedError(f"{work} cannot run here: {reason}; use one that is, or leave it out")
     present = {name: operand for name, operand in operands.items() if operand is not None}
     names = [*present, *out]
     # BLOCKS of 128 bytes a row for each type that goes out, and s and u, that come in.
@@ -137,9 +145,9 @@ def _launch(
     body = partial(
         kernel,
         tiles=tiles,
-        shared=shared(tiles, weights),
-        stages=slots(tiles, weights, staged, device),
-        group_m=GROUP_M,
+        shared=shared(tiles, work.weights),
+        stages=slots(tiles, work.weights, staged, device),
+        group_m=tiling.group_m,
         **constants,
     )
 
@@ -150,7 +158,7 @@ def _launch(
     results = plgpu.kernel(
         launched,
         out_type=list(out.values()),
-        grid=(min(-(m // -tiles.m) * -(n // -tiles.n), device.sm_count),),
+        grid=(min(-(work.rows // -tiles.m) * -(work.outer // -tiles.n), device.sm_count),),
         grid_names=("program",),
         num_threads=WARPGROUPS,
         thread_name="warpgroup",

@@ -9,6 +9,7 @@ from test_gpu_torch import same
 from yardstick import draw
 
 from parity.contract.activations import ACTIVATIONS
+from parity.contract.hopper_tiles import Tiling
 from parity.contract.plan import Plan
 from parity.contract.saved import SAVES
 from parity.contract.tiles import Tiles
@@ -112,13 +113,13 @@ def few(request, monkeypatch):
 
 
 @pytest.mark.parametrize("gated", [False, True])
+@pytest.mark.parametrize("group_m", [3, 8, 16])
 @pytest.mark.parametrize("tiles", [Tiles(m=128, n=n, k=64) for n in (64, 128, 256)], ids=str)
-def test_many_tiles_a_program_leave_the_bits(tiles, gated, few, monkeypatch):
-    monkeypatch.setattr(
-        launch_tiled_hopper,
-        "hopper_tiles_for",
-        lambda *_, turns=False: replace(tiles, n=min(tiles.n, 256 - 128 * turns)),
-    )
+def test_many_tiles_a_program_in_any_order_leave_the_bits(tiles, group_m, gated, few, monkeypatch):
+    def tiling_for(device, work, given=None):
+        return Tiling(tiles=given or replace(tiles, n=min(tiles.n, 256 - 128 * work.turns)), group_m=group_m)
+
+    monkeypatch.setattr(launch_tiled_hopper, "tiling_for", tiling_for)
     assert differing((900, 264, 520, 392), "silu", gated, "preact") == []
 
 

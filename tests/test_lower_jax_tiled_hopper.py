@@ -10,7 +10,9 @@ from test_lower_jax_hopper import DEVICE, SHORT, count, lowered
 
 from jaxfused import activations, launch, launch_tiled_hopper
 from parity.contract.activations import ACTIVATIONS
-from parity.contract.hopper_tiles import hopper_tiles_for, shared
+from parity.contract.errors import UnsupportedError
+from parity.contract.hopper_table import tiling_for
+from parity.contract.hopper_tiles import Tiling, Work, shared
 from parity.contract.plan import Gemm, Plan, choose
 from parity.contract.problem import Problem
 from parity.contract.tiles import Tiles
@@ -135,7 +137,7 @@ def test_a_hidden_gradient(name, size, gated, save):
     saved = {name: held(m, n) for name in ("s", *("u",) * gated, *("h",) * (save == "hidden"))}
     options = {"activation": name, "precision": "ieee"}
     (kernel,) = lowered(partial(launch_tiled_hopper.hidden_bwd, DEVICE, **options), held(m, k), held(n, k), saved)
-    tiles = hopper_tiles_for(DEVICE, m, n, turns=True)
+    tiles = tiling_for(DEVICE, Work(kind="hidden_bwd", rows=m, outer=n, inner=k, gated=gated)).tiles
     assert tiles.n == (64 if m < 1024 else 128)
     check(kernel, (m, n), tiles)
     of, made = elements(tiles), 1 + gated + (save == "preact")
@@ -166,7 +168,8 @@ def test_a_product(size, columns, transposed, pair):
     more = (a, b) if pair else ()
     run = partial(launch_tiled_hopper.product, DEVICE, "ieee", transposed=transposed)
     (kernel,) = lowered(run, a, b, *more)
-    tiles = hopper_tiles_for(DEVICE, m, n)
+    kind = "weight_bwd" if transposed[0] else "input_bwd"
+    tiles = tiling_for(DEVICE, Work(kind=kind, rows=m, outer=n, inner=k, gated=pair)).tiles
     assert tiles == tile(columns)
     check(kernel, (m, n), tiles)
     left = copies(128, m) if transposed[0] else 1
@@ -197,10 +200,34 @@ def test_a_launch_for_each_gradient(gated):
 
     saved = {name: held(m, h) for name in ("s", *("u",) * gated)}
     found = lowered(run, held(m, n), held(m, k), held(k, h), held(h, n), gate, saved)
-    sizes = [(m, h), (h, n), (m, k), (k, h), *((k, h),) * gated]
+    sizes = [("hidden_bwd", m, h, n), ("weight_bwd", h, n, m), ("input_bwd", m, k, h)]
+    sizes += [("weight_bwd", k, h, m)] * (1 + gated)
     assert len(found) == len(sizes)
-    for kernel, size in zip(found, sizes, strict=True):
-        check(kernel, size, hopper_tiles_for(DEVICE, *size))
+    for kernel, (kind, rows, outer, inner) in zip(found, sizes, strict=True):
+        work = Work(kind=kind, rows=rows, outer=outer, inner=inner, gated=gated and kind != "weight_bwd")
+        check(kernel, (rows, outer), tiling_for(DEVICE, work).tiles)
+
+
+@pytest.mark.parametrize("tiling", [Tiling(tiles=tile(64), group_m=8), Tiling(tiles=tile(128), group_m=3)], ids=str)
+def test_a_tiling_of_the_callers(tiling):
+    m, k, n = RAGGED
+    options = {"activation": "silu", "precision": "ieee"}
+    hidden = partial(launch_tiled_hopper.hidden_bwd, DEVICE, **options, tiling=tiling)
+    (kernel,) = lowered(hidden, held(m, k), held(n, k), {"s": held(m, n)})
+    check(kernel, (m, n), tiling.tiles)
+    product = partial(launch_tiled_hopper.product, DEVICE, "ieee", tiling=tiling)
+    (kernel,) = lowered(product, held(m, k), held(k, n))
+    check(kernel, (m, n), tiling.tiles)
+    gemm = Gemm(tiles=tiling.tiles, split_k=1)
+    linear = partial(launch_tiled_hopper.linear, gemm, DEVICE, b=None, **options, group_m=tiling.group_m)
+    (kernel,) = lowered(linear, held(m, k), held(k, n))
+    check(kernel, (m, n), tiling.tiles)
+
+
+def test_a_tiling_that_is_unfit_is_refused():
+    hidden = partial(launch_tiled_hopper.hidden_bwd, DEVICE, activation="silu", precision="ieee")
+    with pytest.raises(UnsupportedError, match="hidden_bwd 300x520x264 cannot run here: tiles 128x256x64 are none of"):
+        lowered(partial(hidden, tiling=Tiling(tiles=tile(256))), held(300, 264), held(520, 264), {"s": held(300, 520)})
 
 
 def test_nothing_launches_nothing():

@@ -6,10 +6,11 @@ from typing import Any
 
 import torch
 
-from parity.contract.hopper_tiles import DEPTH, GROUP_M, PART, hopper_tiles_for, shared, slots
+from parity.contract.errors import UnsupportedError
+from parity.contract.hopper_table import tiling_for
+from parity.contract.hopper_tiles import DEPTH, PART, Tiling, Work, shared, slots, unfit
 from parity.contract.plan import Gemm
 from parity.contract.problem import Device
-from parity.contract.tiles import Tiles
 
 from .activations import ACTIVATIONS, DERIVATIVES
 from .hopper import described, in_gluon
@@ -30,7 +31,10 @@ def linear(
     activation: str,
     precision: str,
     taps: torch.dtype | None = None,
+    group_m: int | None = None,
 ) -> dict[str, torch.Tensor]:
+    """As launch_tiled_portable.linear, for packed 16-bit operands and one chain. ``group_m``: as in Tiling, else what
+    suits."""
     m, k = x.shape
     n = w.shape[0]
     out = {"y": x.new_empty(m, n)}
@@ -39,13 +43,13 @@ def linear(
             out[name] = x.new_empty(m, n, dtype=taps)
     if m == 0:
         return out
-    tiles, weights = gemm.tiles, 1 if gate is None else 2
+    tiles, work = gemm.tiles, Work.linear(m, n, k, activation=activation, gated=gate is not None)
     # An absent operand is never touched: w and y stand in.
     _launch(
         linear_fwd_kernel,
         device,
-        tiles,
-        weights,
+        work,
+        Tiling(tiles=tiles, group_m=group_m) if group_m else tiling_for(device, work, tiles),
         # Two parts of y under way at a time; with taps, there is room for one of each.
         sum(t.itemsize for t in out.values()) * (1 if taps else 2),
         (w if b is None else b, w if b_gate is None else b_gate),
@@ -55,13 +59,12 @@ def linear(
             (w if gate is None else gate, tiles.n, DEPTH),
             *((out.get(name, out["y"]), *PART) for name in ("y", "s", "u")),
         ),
-        (m, n, k),
         ACTIVATION=ACTIVATIONS[activation],
         GATED=gate is not None,
         BIAS=b is not None,
         BIAS_GATE=b_gate is not None,
         TAPS=taps is not None,
-        SHARED=shared(tiles, weights),
+        SHARED=shared(tiles, work.weights),
     )
     return out
 
@@ -74,7 +77,9 @@ def hidden_bwd(
     *,
     activation: str,
     precision: str,
+    tiling: Tiling | None = None,
 ) -> dict[str, torch.Tensor]:
+    """As launch_tiled_portable.hidden_bwd, for packed 16-bit operands. ``tiling``: else the one that suits."""
     m, k = dy.shape
     s = saved["s"]
     n = s.shape[1]
@@ -82,12 +87,14 @@ def hidden_bwd(
     out = {name: torch.empty_like(s) for name in ("d_s", *("d_u",) * gated, *("h",) * hidden)}
     if m == 0:
         return out
-    tiles = hopper_tiles_for(device, m, n, turns=True)
+    work = Work(kind="hidden_bwd", rows=m, outer=n, inner=k, gated=gated)
+    tiling = tiling or tiling_for(device, work)
+    tiles = tiling.tiles
     _launch(
         hidden_bwd_kernel,
         device,
-        tiles,
-        1,
+        work,
+        tiling,
         sum(t.itemsize for t in (s, *out.values(), *(s,) * gated)),
         (),
         (
@@ -96,7 +103,6 @@ def hidden_bwd(
             *((t, *PART) for t in (s, saved.get("u", s))),
             *((out.get(name, s), *PART) for name in ("h", "d_s", "d_u")),
         ),
-        (m, n, k),
         ACTIVATION=ACTIVATIONS[activation],
         DERIVATIVE=DERIVATIVES[activation],
         GATED=gated,
@@ -112,26 +118,31 @@ def product(
     b: torch.Tensor,
     a2: torch.Tensor | None = None,
     b2: torch.Tensor | None = None,
+    *,
+    tiling: Tiling | None = None,
 ) -> torch.Tensor:
-    """``a b``, or ``a b + a2 b2``, in a's type."""
+    """As launch_tiled_portable.product, for packed 16-bit operands or their transposes. ``tiling``: else the one that
+    suits."""
     m, k = a.shape
     n = b.shape[1]
     y = b.new_empty(m, n)
     if m == 0 or k == 0:
         return y.zero_()
-    tiles = hopper_tiles_for(device, m, n)
     a_rows, b_rows = (t.stride(1) == 1 or t.stride(0) != 1 for t in (a, b.t()))
+    kind = "input_bwd" if a_rows else "weight_bwd"
+    work = Work(kind=kind, rows=m, outer=n, inner=k, gated=a2 is not None)
+    tiling = tiling or tiling_for(device, work)
+    tiles = tiling.tiles
     lain = _lain(a, a_rows, tiles.m), _lain(b.t(), b_rows, tiles.n)
     more = lain if a2 is None or b2 is None else (_lain(a2, a_rows, tiles.m), _lain(b2.t(), b_rows, tiles.n))
     _launch(
         product_bwd_kernel,
         device,
-        tiles,
-        1,
+        work,
+        tiling,
         2 * y.itemsize,
         (),
         (*lain, *more, (y, *PART)),
-        (m, n, k),
         A_ROWS=a_rows,
         B_ROWS=b_rows,
         PAIR=more is not lain,
@@ -148,15 +159,14 @@ def _lain(t: torch.Tensor, rows: bool, size: int) -> tuple[torch.Tensor, int, in
 def _launch(
     kernel: Any,
     device: Device,
-    tiles: Tiles,
-    weights: int,
+    work: Work,
+    tiling: Tiling,
     staged: int,
     pointers: tuple[torch.Tensor, ...],
     blocks: tuple[tuple[torch.Tensor, int, int], ...],
-    sizes: tuple[int, int, int],
     **constants: Any,
 ) -> None:
-    launch = _launcher(kernel, device, tiles, weights, staged, sizes, tuple(constants.items()))
+    launch = _launcher(kernel, device, work, tiling, staged, tuple(constants.items()))
     launch(pointers, tuple(described(*d) for d in blocks))
 
 
@@ -164,19 +174,21 @@ def _launch(
 def _launcher(
     kernel: Any,
     device: Device,
-    tiles: Tiles,
-    weights: int,
+    work: Work,
+    tiling: Tiling,
     staged: int,
-    sizes: tuple[int, int, int],
     constants: tuple[tuple[str, Any], ...],
 ) -> Launcher:
-    m, n, _ = sizes
+    tiles = tiling.tiles
+    reason = unfit(tiles, work, device)
+    if reason:
+        raise UnsupportedError(f"{work} cannot run here: {reason}; use one that is, or leave it out")
     given: dict[str, Any] = {
         "BM": tiles.m,
         "BN": tiles.n,
-        "STAGES": slots(tiles, weights, staged, device),
-        "GROUP_M": GROUP_M,
+        "STAGES": slots(tiles, work.weights, staged, device),
     }
     given |= {name: value if isinstance(value, bool) else in_gluon(value) for name, value in constants}
-    programs = min(device.sm_count, -(m // -tiles.m) * -(n // -tiles.n))
-    return Launcher(kernel, programs, sizes, given, {"num_warps": 4, "enable_fp_fusion": False})
+    programs = min(device.sm_count, -(work.rows // -tiles.m) * -(work.outer // -tiles.n))
+    integers = work.rows, work.outer, work.inner, tiling.group_m
+    return Launcher(kernel, programs, integers, given, {"num_warps": 4, "enable_fp_fusion": False})

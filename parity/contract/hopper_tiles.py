@@ -1,16 +1,18 @@
-"""Tiles of strategy ``tiled`` on Hopper: which there are, what they need, and the ones that suit a product."""
+"""Tiles of strategy ``tiled`` on Hopper: which there are, what they need, and the ones that should suit a launch."""
 
-from functools import lru_cache
+from dataclasses import dataclass
+from typing import Literal
 
-from .problem import Device
+from .problem import Device, Problem
 from .tiles import Tiles
 
 # A step along K: 128 bytes, what one swizzle spans.
 DEPTH = 64
 # The rows and columns of a tile that a warpgroup finishes at a time: what one wgmma has rows, and 128 bytes of each.
 PART = 64, 64
-# Rows of tiles that share their columns' operand in L2: so many that a round of all processors reads few columns.
-GROUP_M = 16
+# Rows of tiles that share their columns' operand in L2; the first unless measured: a round of all processors then
+# reads few columns.
+GROUPS = 16, 8
 # The steps by which the first warpgroup is ahead of the second, so that one multiplies while the other finishes a tile.
 LAG = 2
 # Float32 sums that one warpgroup holds in registers, with room for an epilogue.
@@ -26,6 +28,77 @@ _FEWEST, _MOST = 3, 6
 _RATES = {(128, 256): 1.0, (128, 128): 0.78, (128, 64): 0.5}
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Work:
+    """One launch, by what its time hangs on: ``[rows, outer]`` sums of ``inner`` terms and what is made of them.
+
+    ``kind``: "linear" adds a bias at most, "activated" applies an activation too, "hidden_bwd" is the hidden layer's
+    gradient, "input_bwd" and "weight_bwd" are products whose left operand has rows along the result or along the sum.
+    ``gated``: two weights, the gate's gradient too, or two products added.
+    """
+
+    kind: Literal["linear", "activated", "hidden_bwd", "input_bwd", "weight_bwd"]
+    rows: int
+    outer: int
+    inner: int
+    gated: bool = False
+
+    @classmethod
+    def linear(cls, rows: int, outer: int, inner: int, *, activation: str, gated: bool) -> "Work":
+        """That of a ``linear`` launch."""
+        bare = activation == "identity" and not gated
+        return cls(kind="linear" if bare else "activated", rows=rows, outer=outer, inner=inner, gated=gated)
+
+    @property
+    def weights(self) -> int:
+        """Sums of an element that are held at once."""
+        return 2 if self.gated and self.kind == "activated" else 1
+
+    @property
+    def turns(self) -> bool:
+        """Whether only tiles of one warpgroup each serve: they hide an epilogue as long as the sums themselves."""
+        return self.kind == "hidden_bwd"
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.rows}x{self.outer}x{self.inner}" + " gated" * self.gated
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Tiling:
+    """Tiles, and how many rows of them share their columns' operand in L2. Neither changes a bit of a result."""
+
+    tiles: Tiles
+    group_m: int = GROUPS[0]
+
+    @classmethod
+    def parse(cls, text: str) -> "Tiling":
+        """What ``str`` wrote."""
+        sizes, _, group_m = text.partition("/")
+        m, n, k = map(int, sizes.split("x"))
+        return cls(tiles=Tiles(m=m, n=n, k=k), group_m=int(group_m))
+
+    def __str__(self) -> str:
+        return f"{self.tiles}/{self.group_m}"
+
+
+def forward_of(problem: Problem) -> tuple[Work, Work]:
+    """The two launches of a forward pass."""
+    m, k, h, n = problem.m, problem.in_features, problem.hidden_features, problem.out_features
+    up = Work.linear(m, h, k, activation=problem.activation, gated=problem.gated)
+    return up, Work(kind="linear", rows=m, outer=n, inner=h)
+
+
+def backward_of(problem: Problem) -> tuple[Work, ...]:
+    """The launches of its gradients, each once: of a weight's in either layout, the twins' own."""
+    m, k, h, n = problem.m, problem.in_features, problem.hidden_features, problem.out_features
+    found = [
+        Work(kind="hidden_bwd", rows=m, outer=h, inner=n, gated=problem.gated),
+        Work(kind="input_bwd", rows=m, outer=k, inner=h, gated=problem.gated),
+    ]
+    found += [Work(kind="weight_bwd", rows=a, outer=b, inner=m) for a, b in ((n, h), (h, n), (h, k), (k, h))]
+    return tuple(dict.fromkeys(found))
+
+
 def shared(tiles: Tiles, weights: int) -> bool:
     """Whether both warpgroups compute a tile, each half of its rows; else each computes its own."""
     return tiles.m * tiles.n * weights > _SUMS
@@ -37,26 +110,43 @@ def slots(tiles: Tiles, weights: int, staged: int, device: Device) -> int:
     return min(_MOST, (device.smem_bytes - _KEPT - 2 * PART[0] * PART[1] * staged) // slot)
 
 
-def unfit(tiles: Tiles, weights: int, device: Device) -> str | None:
-    """Why these tiles cannot be, None if they can: the one such predicate."""
-    known = [(m, columns // weights) for m, columns in _RATES if columns // weights >= PART[1]]
-    if tiles.k != DEPTH or (tiles.m, tiles.n) not in known:
-        return f"tiles {tiles} are none of {', '.join(f'{m}x{n}x{DEPTH}' for m, n in known)}"
-    found = slots(tiles, weights, _STAGED, device)
+def unfit(tiles: Tiles, work: Work, device: Device) -> str | None:
+    """Why these tiles cannot be, None if they can: the one such predicate, of registers and of shared memory. A plan's
+    tiles, a table's, a tuner's candidates and a launch are all held to it."""
+    known = _known(work)
+    if tiles not in known:
+        return f"tiles {tiles} are none of {', '.join(map(str, known))}"
+    found = slots(tiles, work.weights, _STAGED, device)
     if found < _FEWEST:
         return f"tiles {tiles} leave room for {found} slots of a ring in {device.smem_bytes} bytes, not {_FEWEST}"
     return None
 
 
-@lru_cache(maxsize=4096)
-def hopper_tiles_for(device: Device, rows: int, outer: int, *, weights: int = 1, turns: bool = False) -> Tiles:
-    """The tiles that let the least time pass: rounds of all processors, times what a tile of that size takes. In
-    ``turns``: only those of one warpgroup each, which hide an epilogue as long as the sums themselves."""
+def candidates(work: Work, device: Device) -> list[Tiling]:
+    """Every tiling there is, each order of tiles once: where there are fewer rows of tiles than share an operand, one
+    number of them is as another."""
+    found = []
+    for tiles in (t for t in _known(work) if not unfit(t, work, device)):
+        orders = {min(group, -(work.rows // -tiles.m)): group for group in reversed(GROUPS)}
+        found += [Tiling(tiles=tiles, group_m=group) for group in GROUPS if group in orders.values()]
+    return found
+
+
+def modelled(work: Work, device: Device) -> Tiling:
+    """The tiling that should let the least time pass: rounds of all processors, times what a tile of that size takes.
+    Knows nothing of a device but the number of its processors, so that it serves any."""
 
     def time(tiles: Tiles) -> float:
-        count = -(rows // -tiles.m) * -(outer // -tiles.n)
-        columns = weights * tiles.n
+        count = -(work.rows // -tiles.m) * -(work.outer // -tiles.n)
+        columns = work.weights * tiles.n
         return -(count // -device.sm_count) * tiles.m * columns / _RATES[tiles.m, columns]
 
-    known = (Tiles(m=m, n=columns // weights, k=DEPTH) for m, columns in _RATES if columns // weights >= PART[1])
-    return min((t for t in known if not (turns and shared(t, weights))), key=time)
+    return Tiling(tiles=min(_known(work), key=time))
+
+
+def _known(work: Work) -> list[Tiles]:
+    """Tiles whose sums the registers hold: of both warpgroups, or, in turns, of each."""
+    cut = [
+        Tiles(m=m, n=columns // work.weights, k=DEPTH) for m, columns in _RATES if columns // work.weights >= PART[1]
+    ]
+    return [tiles for tiles in cut if not (work.turns and shared(tiles, work.weights))]

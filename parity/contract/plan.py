@@ -1,7 +1,7 @@
 """How a Problem is computed on a Device: choose(problem, device) -> Choice. Pure; testable without a GPU.
 
 A Plan holds everything that changes a result's bits. What only changes speed (warps, pipeline stages, tile order)
-lives in schedule.py.
+lives in schedule.py and hopper_table.py.
 """
 
 import json
@@ -10,7 +10,8 @@ from enum import StrEnum
 from functools import lru_cache, partial
 
 from .errors import UnsupportedError
-from .hopper_tiles import hopper_tiles_for, unfit
+from .hopper_table import tiling_for
+from .hopper_tiles import forward_of, unfit
 from .measured import FASTER
 from .problem import Device, Problem
 from .tiles import Tiles, decode_tiles_for, padded, stage_bytes, tiles_for
@@ -305,8 +306,8 @@ def _not_for_hopper_tiles(problem: Problem, device: Device, plan: Plan) -> str |
             f"tiled/hopper reads and writes rows of multiples of 16 bytes, {HOPPER_ROW} features, these are "
             f"{sizes[0]}, {sizes[1]} and {sizes[2]}; use portable"
         )
-    for tiles, weights in ((plan.up, 1 + problem.gated), (plan.down, 1)):
-        reason = unfit(tiles, weights, device) if tiles else None
+    for tiles, work in zip((plan.up, plan.down), forward_of(problem), strict=True):
+        reason = unfit(tiles, work, device) if tiles else None
         if reason:
             return f"{reason}; use one that is, or leave them out"
     return None
@@ -319,8 +320,8 @@ def complete(plan: Plan, problem: Problem, device: Device) -> Plan:
     k, h, n = problem.in_features, problem.hidden_features, problem.out_features
     weights, (up, down) = 1 + problem.gated, plan.splits
     if plan.backend is Backend.HOPPER:
-        of = partial(hopper_tiles_for, device, problem.m)
-        return replace(plan, up=plan.up or of(h, weights=weights), down=plan.down or of(n))
+        first, second = (tiling_for(device, work).tiles for work in forward_of(problem))
+        return replace(plan, up=plan.up or first, down=plan.down or second)
     if plan.strategy is Strategy.DECODE:
         of = partial(decode_tiles_for, device, problem.dtype, problem.precision, problem.m)
         return replace(

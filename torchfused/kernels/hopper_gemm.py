@@ -18,7 +18,7 @@ _LAG = gl.constexpr(LAG)
 
 
 @gluon.jit
-def tile_of(tile, M, N, BM: gl.constexpr, BN: gl.constexpr, GROUP_M: gl.constexpr):
+def tile_of(tile, M, N, BM: gl.constexpr, BN: gl.constexpr, GROUP_M):
     """The first row and column of a tile; GROUP_M rows of tiles share their columns' operand in L2."""
     tiles_m = gl.cdiv(M, BM)
     tiles_n = gl.cdiv(N, BN)
@@ -74,7 +74,7 @@ def fill(
 @gluon.jit
 def load(
     a_desc, b_desc, gate_desc, a2_desc, b2_desc, a_tiles, b_tiles, full, free, M, N, K,
-    BM: gl.constexpr, BN: gl.constexpr, GROUP_M: gl.constexpr,
+    BM: gl.constexpr, BN: gl.constexpr, GROUP_M,
     A_ROWS: gl.constexpr, B_ROWS: gl.constexpr, GATED: gl.constexpr, PAIR: gl.constexpr,
 ):  # fmt: skip
     """The loader's part: all tiles of a program; PAIR: of a second product too."""

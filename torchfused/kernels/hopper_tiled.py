@@ -12,7 +12,7 @@ from .hopper_epilogue import put, staging
 from .hopper_gemm import BK, begin, chain, floors, halves, load, ring, tile_of, wait_turn, zeros
 
 
-@gluon.jit(do_not_specialize=["M", "N", "K"])
+@gluon.jit(do_not_specialize=["M", "N", "K", "GROUP_M"])
 def linear_fwd_kernel(
     x_desc,
     w_desc,
@@ -25,11 +25,11 @@ def linear_fwd_kernel(
     M,
     N,
     K,
+    GROUP_M,
     BM: gl.constexpr,
     BN: gl.constexpr,
     STAGES: gl.constexpr,
     SHARED: gl.constexpr,
-    GROUP_M: gl.constexpr,
     ACTIVATION: gl.constexpr,
     GATED: gl.constexpr,
     BIAS: gl.constexpr,
@@ -78,7 +78,7 @@ def linear_fwd_kernel(
 @gluon.jit
 def _multiply(
     a_tiles, b_tiles, full, free, turn, y_desc, s_desc, u_desc, y_room, s_room, u_room, b_ptr, b_gate_ptr,
-    M, N, K, ME: gl.constexpr, SHARED: gl.constexpr, BM: gl.constexpr, BN: gl.constexpr, GROUP_M: gl.constexpr,
+    M, N, K, ME: gl.constexpr, SHARED: gl.constexpr, BM: gl.constexpr, BN: gl.constexpr, GROUP_M,
     ACTIVATION: gl.constexpr, GATED: gl.constexpr, BIAS: gl.constexpr, BIAS_GATE: gl.constexpr, TAPS: gl.constexpr,
 ):  # fmt: skip
     ROWS: gl.constexpr = BM // 2 if SHARED else BM

@@ -9,7 +9,7 @@ from .hopper_epilogue import put, staging
 from .hopper_gemm import BK, begin, chain, floors, halves, load, ring, tile_of, wait_turn, zeros
 
 
-@gluon.jit(do_not_specialize=["M", "N", "K"])
+@gluon.jit(do_not_specialize=["M", "N", "K", "GROUP_M"])
 def hidden_bwd_kernel(
     dy_desc,
     w_desc,
@@ -21,10 +21,10 @@ def hidden_bwd_kernel(
     M,
     N,
     K,
+    GROUP_M,
     BM: gl.constexpr,
     BN: gl.constexpr,
     STAGES: gl.constexpr,
-    GROUP_M: gl.constexpr,
     ACTIVATION: gl.constexpr,
     DERIVATIVE: gl.constexpr,
     GATED: gl.constexpr,
@@ -78,7 +78,7 @@ def hidden_bwd_kernel(
 @gluon.jit
 def _load_saved(
     s_desc, u_desc, s_room, u_room, there, taken, M, N,
-    BM: gl.constexpr, BN: gl.constexpr, GROUP_M: gl.constexpr, GATED: gl.constexpr,
+    BM: gl.constexpr, BN: gl.constexpr, GROUP_M, GATED: gl.constexpr,
 ):  # fmt: skip
     """Part after part of s and u, for the warpgroups in turns, in the order in which ``_finish`` wants them."""
     ROWS: gl.constexpr = s_desc.block_type.shape[0]
@@ -104,7 +104,7 @@ def _load_saved(
 @gluon.jit
 def _hidden(
     a_tiles, b_tiles, full, free, turn, h_desc, ds_desc, du_desc, s_room, u_room, h_room, ds_room, du_room,
-    there, taken, M, N, K, ME: gl.constexpr, BM: gl.constexpr, BN: gl.constexpr, GROUP_M: gl.constexpr,
+    there, taken, M, N, K, ME: gl.constexpr, BM: gl.constexpr, BN: gl.constexpr, GROUP_M,
     ACTIVATION: gl.constexpr, DERIVATIVE: gl.constexpr, GATED: gl.constexpr, HIDDEN: gl.constexpr,
 ):  # fmt: skip
     s_room, u_room, h_room = s_room.index(ME), u_room.index(ME), h_room.index(ME)
@@ -167,7 +167,7 @@ def _finish(
         return part + 1
 
 
-@gluon.jit(do_not_specialize=["M", "N", "K"])
+@gluon.jit(do_not_specialize=["M", "N", "K", "GROUP_M"])
 def product_bwd_kernel(
     a_desc,
     b_desc,
@@ -177,11 +177,11 @@ def product_bwd_kernel(
     M,
     N,
     K,
+    GROUP_M,
     BM: gl.constexpr,
     BN: gl.constexpr,
     STAGES: gl.constexpr,
     SHARED: gl.constexpr,
-    GROUP_M: gl.constexpr,
     A_ROWS: gl.constexpr,
     B_ROWS: gl.constexpr,
     PAIR: gl.constexpr,
@@ -212,7 +212,7 @@ def product_bwd_kernel(
 @gluon.jit
 def _product(
     a_tiles, b_tiles, full, free, turn, y_desc, y_room, M, N, K,
-    ME: gl.constexpr, SHARED: gl.constexpr, BM: gl.constexpr, BN: gl.constexpr, GROUP_M: gl.constexpr,
+    ME: gl.constexpr, SHARED: gl.constexpr, BM: gl.constexpr, BN: gl.constexpr, GROUP_M,
     A_ROWS: gl.constexpr, B_ROWS: gl.constexpr, PAIR: gl.constexpr,
 ):  # fmt: skip
     ROWS: gl.constexpr = BM // 2 if SHARED else BM

@@ -1,0 +1,49 @@
+"""A tuner's worker that needs no GPU and no framework: made-up times, real protocol. For tests and for trying the
+command line. A tiling's time is the model's with noise, and fewer rows of tiles a group are a percent faster."""
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+
+from parity.contract.hopper_tiles import GROUPS
+from parity.contract.problem import Device, smem_of
+
+from .protocol import serve
+from .tune import Order
+from .worker_fake import MATMUL, noisy
+
+DEVICE = Device(kind="gpu", name="made-up times", sm_count=132, smem_bytes=smem_of((9, 0)), capability=(9, 0))
+
+
+class FakeTuner:
+    """protocol.TunerHandler without a GPU."""
+
+    def hello(self) -> dict:
+        return {"device": asdict(DEVICE), "versions": {"torch": "0.fake"}}
+
+    def warm(self) -> dict:
+        return {"seconds": 0.0}
+
+    def compile(self, *, orders: list[dict], seconds: float) -> dict:
+        return {"launches": len(orders), "compiled": 0, "seconds": 0.0}
+
+    def measure(self, *, order: dict, emit: Callable[[str], None]) -> dict:
+        wanted = Order.from_json(order)
+        time.sleep(float(os.environ.get("BENCH_FAKE_PAUSE", "0")))
+        us = {}
+        for tiling in wanted.tilings:
+            emit(str(tiling))
+            if os.environ.get("BENCH_FAKE_CRASH") == f"{wanted.work}|{tiling}":
+                os._exit(3)
+            work, tiles = wanted.work, tiling.tiles
+            count = -(work.rows // -tiles.m) * -(work.outer // -tiles.n)
+            rounds = -(count // -DEVICE.sm_count)
+            flops = 2 * DEVICE.sm_count * tiles.m * tiles.n * work.weights * work.inner
+            factor = 1.0 if tiling.group_m == GROUPS[0] else 0.99
+            us[str(tiling)] = round(noisy(1e6 * rounds * flops / MATMUL, f"{work}/{tiling}", 0, factor)[0], 2)
+        return {"us": us}
+
+
+if __name__ == "__main__":
+    serve(FakeTuner)

@@ -1,0 +1,85 @@
+"""The tuner's worker without its GPU: which launches it makes, which binaries it compiles, what it times."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from bench import timer_torch, tuner_torch
+from bench.tune import orders
+from bench.workloads import Case, suite
+from parity.contract.problem import Device, smem_of
+from torchfused import launch_tiled_hopper
+
+H100 = Device(kind="gpu", name="a made-up H100", sm_count=132, smem_bytes=smem_of((9, 0)), capability=(9, 0))
+CASES = [Case(workload=name, m=40, mode="forward_backward") for name in ("tiny", "tiny_gated")]
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """(work, tiling) of every launch."""
+    found = []
+    monkeypatch.setattr(
+        launch_tiled_hopper, "_launch", lambda kernel, device, work, tiling, *_, **__: found.append((work, tiling))
+    )
+    monkeypatch.setattr(tuner_torch, "device_of", lambda t: H100)
+    return found
+
+
+@pytest.fixture
+def tuner(monkeypatch):
+    """One whose GPU is this CPU."""
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(L2_cache_size=1024))
+    for name in ("empty_cache", "synchronize"):
+        monkeypatch.setattr(torch.cuda, name, lambda: None)
+    monkeypatch.setattr(
+        timer_torch.Program, "capture", lambda program: setattr(program, "output", program.step())
+    )  # fmt: skip
+    monkeypatch.setattr(timer_torch.Program, "kernel_samples", lambda program: [3.0, float(program.key[-1]), 9.0])
+    made = object.__new__(tuner_torch.TorchTuner)
+    made._device = torch.device("cpu")
+    return made
+
+
+def test_it_launches_what_it_is_told(asked):
+    for order in orders(CASES, H100):
+        chain = [tuner_torch.operands(order, torch.device("cpu")) for _ in range(2)]
+        assert tuner_torch.size_of(chain[0]) >= 2 * (order.work.rows + order.work.outer) * order.work.inner
+        for tiling in order.tilings:
+            found = tuner_torch.launch(order, tiling, chain)
+            assert asked == [(order.work, tiling)] * 2
+            assert {tuple(t.shape) for t in found} == {(order.work.rows, order.work.outer)}
+            asked.clear()
+
+
+def test_a_binary_is_compiled_once():
+    listed = orders(suite("tune"), H100)
+    found = tuner_torch.variants(listed)
+    assert len(found) < sum(len(order.tilings) for order in listed) / 20
+    assert {(o.work.kind, o.work.gated, o.activation, o.biases, t.tiles) for o in listed for t in o.tilings} == {
+        (o.work.kind, o.work.gated, o.activation, o.biases, t.tiles) for o in found for t in o.tilings
+    }
+
+
+def test_binaries_are_compiled_by_launching(asked, tuner):
+    listed = orders(CASES, H100)
+    told = tuner.compile(orders=[order.to_json() for order in listed], seconds=60.0)
+    assert told["launches"] == told["compiled"] == len(asked) == len(tuner_torch.variants(listed))
+    assert {tiling.tiles for _, tiling in asked} == {tiling.tiles for order in listed for tiling in order.tilings}
+
+
+def test_every_tiling_has_its_median(asked, tuner, monkeypatch):
+    monkeypatch.setattr(tuner_torch, "launch", lambda order, tiling, chain: [torch.ones(2)])
+    order, said = orders(CASES, H100)[0], []
+    found = tuner.measure(order=order.to_json(), emit=said.append)
+    assert found["us"] == {str(tiling): 6.0 for tiling in order.tilings}
+    assert said == [*map(str, order.tilings), "timing"]
+
+
+def test_a_tiling_of_other_bits_is_not_timed(asked, tuner, monkeypatch):
+    order = orders(CASES, H100)[0]
+    monkeypatch.setattr(
+        tuner_torch, "launch", lambda order, tiling, chain: [torch.tensor(float(tiling == order.tilings[1]))]
+    )
+    with pytest.raises(RuntimeError, match="activated 40x64x32: 128x128x64/16 gives other bits than 128x256x64/16"):
+        tuner.measure(order=order.to_json(), emit=lambda _: None)

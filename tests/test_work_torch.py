@@ -1,0 +1,45 @@
+"""What a launch of tiled/hopper looks its tiles up by is what the plan and the tuner say of it: no kernel is run."""
+
+import pytest
+import torch
+
+from parity.contract.hopper_tiles import backward_of, forward_of
+from parity.contract.plan import Plan, choose
+from parity.contract.problem import Device, Problem, smem_of
+from torchfused import launch, launch_tiled_hopper
+
+H100 = Device(kind="gpu", name="a made-up H100", sm_count=132, smem_bytes=smem_of((9, 0)), capability=(9, 0))
+SIZES = {"m": 40, "in_features": 16, "hidden_features": 24, "out_features": 8}
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """(work, tiling) of every launch."""
+    found = []
+    monkeypatch.setattr(
+        launch_tiled_hopper, "_launch", lambda kernel, device, work, tiling, *_, **__: found.append((work, tiling))
+    )
+    return found
+
+
+@pytest.mark.parametrize("gated", [False, True])
+@pytest.mark.parametrize("activation", ["identity", "silu"])
+def test_launches_of_an_mlp(asked, activation, gated):
+    problem = Problem(**SIZES, activation=activation, gated=gated, dtype="bfloat16")
+    m, k, h, n = SIZES.values()
+    plan = choose(problem, H100, Plan(strategy="tiled", backend="hopper")).plan
+
+    def of(*shape):
+        return torch.zeros(shape, dtype=torch.bfloat16)
+
+    x, w_up, w_down, w_gate = of(m, k), of(h, k), of(n, h), of(h, k) if gated else None
+    options = {"activation": activation, "precision": "ieee"}
+    launch.forward(plan, H100, x, w_up, w_down, w_gate=w_gate, b_up=None, b_gate=None, b_down=None, **options)
+    assert [work for work, _ in asked] == list(forward_of(problem))
+    assert [tiling.tiles for _, tiling in asked] == [plan.up, plan.down]
+    asked.clear()
+    saved = {name: of(m, h) for name in ("s", *("u",) * gated)}
+    needs = ("x", "w_up", "w_down", *("w_gate",) * gated)
+    launch.tiled_backward(plan, H100, of(m, n), x, w_up, w_down, w_gate=w_gate, saved=saved, needs=needs, **options)
+    listed = backward_of(problem)
+    assert {work for work, _ in asked} == {work for work in listed if (work.rows, work.outer) not in ((h, n), (k, h))}
