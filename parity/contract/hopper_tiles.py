@@ -12,7 +12,7 @@ DEPTH = 64
 PART = 64, 64
 # Rows of tiles that share their columns' operand in L2; the first unless measured: a round of all processors then
 # reads few columns.
-GROUPS = 16, 8
+GROUPS = 3, 2, 4, 8, 16
 # The steps by which the first warpgroup is ahead of the second, so that one multiplies while the other finishes a tile.
 LAG = 2
 # Float32 sums that one warpgroup holds in registers, with room for an epilogue.
