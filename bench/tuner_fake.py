@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict
 
-from parity.contract.hopper_tiles import GROUPS
 from parity.contract.problem import Device, smem_of
 
 from .protocol import serve
@@ -40,7 +39,7 @@ class FakeTuner:
             count = -(work.rows // -tiles.m) * -(work.outer // -tiles.n)
             rounds = -(count // -DEVICE.sm_count)
             flops = 2 * DEVICE.sm_count * tiles.m * tiles.n * work.weights * work.inner
-            factor = 1.0 if tiling.group_m == GROUPS[0] else 0.99
+            factor = 1.0 if tiling == wanted.tilings[0] else 0.99
             us[str(tiling)] = round(noisy(1e6 * rounds * flops / MATMUL, f"{work}/{tiling}", 0, factor)[0], 2)
         return {"us": us}
 

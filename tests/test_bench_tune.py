@@ -14,7 +14,7 @@ from bench.tune import Order, cases_of, orders
 from bench.tuner_fake import DEVICE
 from bench.workloads import suite, workloads
 from parity.contract import hopper_table
-from parity.contract.hopper_tiles import Tiling, Work, candidates
+from parity.contract.hopper_tiles import Tiling, Work, candidates, modelled
 from parity.contract.problem import Device
 
 ROOT = Path(__file__).parents[1]
@@ -53,7 +53,7 @@ def test_every_tiling_of_every_launch_is_measured(tmp_path):
     assert set(about) == {"driver", "versions", "commit"}
     assert {entry["run"] for entry in chip["measured"]} == {date}
     assert f"[{COUNT}/{COUNT}]" in answer.stdout
-    assert "the model's 128x64x64/16" in answer.stdout
+    assert f"the model's {modelled(UP, DEVICE)}" in answer.stdout
 
 
 def test_missing_goes_on_where_the_time_was_used_up(tmp_path):
@@ -73,9 +73,9 @@ def test_missing_goes_on_where_the_time_was_used_up(tmp_path):
 
 def test_a_launch_that_kills_its_worker_is_named_and_the_rest_measured(tmp_path):
     path = tmp_path / "tiles.json"
-    answer = tune(path, *CASES, BENCH_FAKE_CRASH=f"{UP}|128x128x64/16")
+    answer = tune(path, *CASES, BENCH_FAKE_CRASH=f"{UP}|{modelled(UP, DEVICE)}")
     assert answer.returncode == 1, answer.stdout + answer.stderr
-    assert f"{UP}: 128x128x64/16 the process ended with status 3" in answer.stdout
+    assert f"{UP}: {modelled(UP, DEVICE)} the process ended with status 3" in answer.stdout
     assert "1 launches could not be measured" in answer.stdout
     assert len(measured(path)) == COUNT - 1
     assert UP not in measured(path)

@@ -72,7 +72,7 @@ def test_every_tiling_has_its_median(asked, tuner, monkeypatch):
     monkeypatch.setattr(tuner_torch, "launch", lambda order, tiling, chain: [torch.ones(2)])
     order, said = orders(CASES, H100)[0], []
     found = tuner.measure(order=order.to_json(), emit=said.append)
-    assert found["us"] == {str(tiling): 6.0 for tiling in order.tilings}
+    assert found["us"] == {str(tiling): max(3.0, float(str(tiling)[-1])) for tiling in order.tilings}
     assert said == [*map(str, order.tilings), "timing"]
 
 
@@ -81,5 +81,7 @@ def test_a_tiling_of_other_bits_is_not_timed(asked, tuner, monkeypatch):
     monkeypatch.setattr(
         tuner_torch, "launch", lambda order, tiling, chain: [torch.tensor(float(tiling == order.tilings[1]))]
     )
-    with pytest.raises(RuntimeError, match="activated 40x64x32: 128x128x64/16 gives other bits than 128x256x64/16"):
+    with pytest.raises(
+        RuntimeError, match=f"activated 40x64x32: {order.tilings[1]} gives other bits than {order.tilings[0]}"
+    ):
         tuner.measure(order=order.to_json(), emit=lambda _: None)

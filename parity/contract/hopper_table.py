@@ -31,7 +31,8 @@ def tiling_for(device: Device, work: Work, tiles: Tiles | None = None) -> Tiling
     fit = [t for t in us if tiles in (None, t.tiles) and not unfit(t.tiles, work, device)]
     if fit:
         return min(fit, key=us.__getitem__)
-    return Tiling(tiles=tiles) if tiles else modelled(work, device)
+    model = modelled(work, device)
+    return Tiling(tiles=tiles or model.tiles, group_m=model.group_m)
 
 
 def parse(body: dict[str, Any]) -> Table:
