@@ -27,6 +27,8 @@ STEPS = {
 RAGGED, EVEN = (300, 264, 520), (384, 256, 512)
 # (columns of a tile, weights): each warpgroup's own tiles, or those that both share.
 TILES = [(64, 1), (128, 1), (256, 1), (64, 2), (128, 2)]
+# A thread's elements of a part. Parts of a tile come one after the other, all through one piece of code.
+OF = 32
 
 
 def held(*shape, dtype="bfloat16"):
@@ -35,16 +37,6 @@ def held(*shape, dtype="bfloat16"):
 
 def tile(columns: int) -> Tiles:
     return Tiles(m=128, n=columns, k=64)
-
-
-def elements(tiles: Tiles, weights: int = 1) -> int:
-    """Those of a tile that a thread of its warpgroups has."""
-    return tiles.m * tiles.n // (256 if shared(tiles, weights) else 128)
-
-
-def parts(tiles: Tiles, weights: int = 1) -> int:
-    """Those that a warpgroup finishes one after the other: a thread has 32 elements of each."""
-    return elements(tiles, weights) // 32
 
 
 def copies(size: int, whole: int) -> int:
@@ -94,13 +86,12 @@ def test_a_linear_of_one_chain(columns, weights, size, taps):
     check(kernel, (m, n), tiles, weights)
     # s and u, of 4 bytes, go out in two halves.
     out = 1 + {None: 0, "bfloat16": weights, "float32": 2 * weights}[taps]
-    assert moved(kernel) == (1 + weights * copies(columns, n), out * parts(tiles, weights))
+    assert moved(kernel) == (1 + weights * copies(columns, n), out)
     # The biases, and each result's one rounding, two elements at a time; the gate's product.
-    of = elements(tiles, weights)
     rounded = 1 + (weights if taps == "bfloat16" else 0)
-    assert count(r"arith\.truncf", kernel) == rounded * of // 2
-    assert count(r"arith\.addf", kernel) == weights * of // 2
-    assert count(STEPS["mul"], kernel) == (weights - 1) * of
+    assert count(r"arith\.truncf", kernel) == rounded * OF // 2
+    assert count(r"arith\.addf", kernel) == weights * OF // 2
+    assert count(STEPS["mul"], kernel) == (weights - 1) * OF
 
 
 @pytest.mark.parametrize("gated", [False, True])
@@ -122,7 +113,7 @@ def test_the_epilogue_is_rounded_step_by_step(name, gated, dtype):
     steps = spelled(activations.ACTIVATIONS[name])
     steps["mul"] += gated
     for step, instruction in STEPS.items():
-        assert count(instruction, up) == steps[step] * elements(plan.up, weights), step
+        assert count(instruction, up) == steps[step] * OF, step
         assert count(instruction, down) == 0, step
 
 
@@ -140,16 +131,16 @@ def test_a_hidden_gradient(name, size, gated, save):
     tiles = tiling_for(DEVICE, Work(kind="hidden_bwd", rows=m, outer=n, inner=k, gated=gated)).tiles
     assert tiles.n == (64 if m < 1024 else 128)
     check(kernel, (m, n), tiles)
-    of, made = elements(tiles), 1 + gated + (save == "preact")
-    # s and u come in part by part.
-    assert moved(kernel) == (2 + (1 + gated) * parts(tiles), made * parts(tiles))
-    assert count(r"arith\.extf", kernel) == (1 + gated) * of // 2
-    assert count(r"arith\.truncf", kernel) == made * of // 2
+    made = 1 + gated + (save == "preact")
+    # s and u come in part by part: the first before the sums, others while one is finished.
+    assert moved(kernel) == (2 + 2 * (1 + gated), made)
+    assert count(r"arith\.extf", kernel) == (1 + gated) * OF // 2
+    assert count(r"arith\.truncf", kernel) == made * OF // 2
     f, slope = (spelled(table[name]) for table in (activations.ACTIVATIONS, activations.DERIVATIVES))
     for step, instruction in STEPS.items():
         # dh slope; with a gate dh u slope, dh f and f u.
         products = (4 if gated else 1) if step == "mul" else 0
-        assert count(instruction, kernel) == (f[step] + slope[step] + products) * of, step
+        assert count(instruction, kernel) == (f[step] + slope[step] + products) * OF, step
     assert count(r"arith\.addf", kernel) == 0
 
 
@@ -175,8 +166,8 @@ def test_a_product(size, columns, transposed, pair):
     left = copies(128, m) if transposed[0] else 1
     right = 1 if transposed[1] else copies(columns, n)
     # The second product is summed up by the same instructions.
-    assert moved(kernel) == ((1 + pair) * (left + right), parts(tiles))
-    assert count(r"arith\.truncf", kernel) == elements(tiles) // 2
+    assert moved(kernel) == ((1 + pair) * (left + right), 1)
+    assert count(r"arith\.truncf", kernel) == OF // 2
     assert count(r"\.rn\.f32 |div\.full|ex2|arith\.addf", kernel) == 0
 
 

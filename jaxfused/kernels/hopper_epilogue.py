@@ -1,8 +1,8 @@
 """What the hopper kernels' epilogues share: instructions of the portable kernels' bits, tiles read past the edges and
 staged for TMA."""
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
 import jax
 import numpy as np
@@ -123,28 +123,68 @@ def spread(bias: Array, shape: tuple[int, int] = PART, *, axis: int = 1) -> Arra
     return plgpu.layout_cast(lax.broadcast_in_dim(bias.astype(jnp.float32), shape, (axis,)), SUMS)
 
 
+class Source(Protocol):
+    """What an epilogue reads besides the sums."""
+
+    def ask(self, m: Array, n: Array, wanted: Any) -> Any:
+        """Asks for it, of the part from row m and column n on; where it is not ``wanted``, nothing is left under way.
+        Returns what ``take`` wants."""
+        ...
+
+    def take(self, asked: Any) -> Any:
+        """It, waited for and read, so that the next may be asked for."""
+        ...
+
+
+class Nothing:
+    """The Source of an epilogue that reads nothing."""
+
+    def ask(self, m: Array, n: Array, wanted: Any) -> tuple[()]:
+        return ()
+
+    def take(self, asked: tuple[()]) -> tuple[()]:
+        return asked
+
+
+class Biases:
+    """Of each column: those of ``refs`` ``[N]``, or None where there is none."""
+
+    def __init__(self, refs: Sequence[jax.Ref | None]) -> None:
+        self._refs = refs
+
+    def ask(self, m: Array, n: Array, wanted: Any) -> list[Array]:
+        return [load_bias(ref, n) for ref in self._refs if ref is not None]
+
+    def take(self, asked: list[Array]) -> list[Array | None]:
+        there = iter(asked)
+        return [None if ref is None else next(there) for ref in self._refs]
+
+
 class Inbox:
-    """Where parts of ``refs`` ``[M, N]``, 16-bit ones, come in by TMA, a part of each at a time for each warpgroup."""
+    """Parts of ``refs`` ``[M, N]``, 16-bit ones, that come in by TMA, one of each at a time for each warpgroup. Past an
+    edge they are zeros."""
 
     def __init__(self, refs: list[jax.Ref], rooms: list[Any], there: Any) -> None:
         self._refs, self._rooms, self._there = refs, rooms, there
 
-    def ask(self, m: Array, n: Array) -> Callable[[], list[Array]]:
-        """Asks for the parts from row m and column n on; what is returned waits for them and reads them all, so that
-        the next ones may be asked for. Past an edge, they are zeros."""
+    def ask(self, m: Array, n: Array, wanted: Any) -> tuple[()]:
         warpgroup = lax.axis_index("warpgroup")
-        for ref, room in zip(self._refs, self._rooms, strict=True):
-            source = ref.at[pl.ds(m, ROWS), pl.ds(n, WIDTH)]
-            plgpu.copy_gmem_to_smem(source, room.at[warpgroup], self._there.at[warpgroup])
 
-        def take():
-            plgpu.barrier_wait(self._there.at[warpgroup])
-            found = [_unstage(room.at[warpgroup]) for room in self._rooms]
-            # All threads have read, and what TMA writes next comes after.
-            plgpu.commit_smem()
-            return found
+        @pl.when(wanted)
+        def _fetch():
+            for ref, room in zip(self._refs, self._rooms, strict=True):
+                source = ref.at[pl.ds(m, ROWS), pl.ds(n, WIDTH)]
+                plgpu.copy_gmem_to_smem(source, room.at[warpgroup], self._there.at[warpgroup])
 
-        return take
+        return ()
+
+    def take(self, asked: tuple[()]) -> list[Array]:
+        warpgroup = lax.axis_index("warpgroup")
+        plgpu.barrier_wait(self._there.at[warpgroup])
+        found = [_unstage(room.at[warpgroup]) for room in self._rooms]
+        # All threads have read, and what TMA writes next comes after.
+        plgpu.commit_smem()
+        return found
 
 
 def inbox_memory(warpgroups: int, refs: list[jax.Ref]) -> tuple[list[Any], Any]:
@@ -154,16 +194,12 @@ def inbox_memory(warpgroups: int, refs: list[jax.Ref]) -> tuple[list[Any], Any]:
 
 
 class Staging:
-    """Buffers ``[blocks, ROWS, 128 bytes]`` of one warpgroup, by type, that results go through on their way out by TMA.
+    """Buffers ``[blocks, ROWS, 128 bytes]`` of one warpgroup, by type, that results go through on their way out by TMA;
+    so many ``copies`` have been before."""
 
-    To be made anew for each tile: which buffer is free is known when the kernel is traced.
-    """
-
-    def __init__(self, buffers: dict[Any, Any]) -> None:
+    def __init__(self, buffers: dict[Any, Any], copies: Array) -> None:
         self._buffers = buffers
-        self._put = dict.fromkeys(buffers, 0)
-        self._last: dict[tuple[Any, int], int] = {}
-        self._copies = 0
+        self.copies = copies
 
     def put(self, ref: jax.Ref, m: Array, n: Array, value: Array) -> None:
         """Rounds ``value`` ``[ROWS, WIDTH]`` into ``ref`` from row m and column n on, as far as that is there."""
@@ -174,19 +210,15 @@ class Staging:
             self._copy(target, value if width == WIDTH else value[:, i : i + width])
 
     def _copy(self, target: Any, value: Array) -> None:
-        kind = jnp.dtype(value.dtype)
-        buffers = self._buffers[kind]
-        block = self._put[kind] % buffers.shape[0]
-        self._put[kind] += 1
-        if not self._copies:
-            plgpu.wait_smem_to_gmem(0, wait_read_only=True)
-        elif (kind, block) in self._last:
-            plgpu.wait_smem_to_gmem(self._copies - 1 - self._last[kind, block], wait_read_only=True)
-        _stage(buffers.at[block], value)
+        buffers = self._buffers[jnp.dtype(value.dtype)]
+        blocks = buffers.shape[0]
+        # Of one type, all blocks but this one may still be on their way; of several, who knows which.
+        plgpu.wait_smem_to_gmem(blocks - 1 if len(self._buffers) == 1 else 0, wait_read_only=True)
+        block = buffers.at[lax.rem(self.copies, jnp.int32(blocks))]
+        _stage(block, value)
         plgpu.commit_smem()
-        plgpu.copy_smem_to_gmem(buffers.at[block], target)
-        self._last[kind, block] = self._copies
-        self._copies += 1
+        plgpu.copy_smem_to_gmem(block, target)
+        self.copies += 1
 
 
 def staging_memory(warpgroups: int, blocks: int, kinds: Any) -> dict[Any, Any]:

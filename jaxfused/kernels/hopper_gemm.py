@@ -21,7 +21,7 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 from parity.contract.hopper_tiles import DEPTH, LAG
 from parity.contract.tiles import Tiles
 
-from .hopper_epilogue import ROWS, SUMS, WIDTH, Staging, staging_memory
+from .hopper_epilogue import ROWS, SUMS, WIDTH, Source, Staging, staging_memory
 
 # Those that multiply, and all.
 MULTIPLIERS, WARPGROUPS = 2, 3
@@ -101,13 +101,14 @@ class _Ring(NamedTuple):
 
 def gemm_body(
     products: Sequence[Product], cut: Cut, kinds: Sequence[Any],
-    prepare: Callable[[Array, Array], Callable[[], Any]], finish: Callable[..., None],
+    source: Source, finish: Callable[..., None],
 ) -> None:  # fmt: skip
     """All that a program does: the sums of ``products``, one chain, all of the first, then the next.
 
     ``finish(staging, m, n, given, *sums)`` of each part ``[ROWS, WIDTH]`` of a tile, from row m and column n on, one
-    sum for each right operand. ``prepare(m, n)`` asks for what it needs, before the part before it is finished, and
-    returns what waits for that. ``kinds``: the results' types.
+    sum for each right operand; ``given``: what ``source`` has of it, asked for before the part before it is finished.
+    All parts go through one piece of code: unrolled, it would not fit the instruction cache. ``kinds``: the results'
+    types.
     """
     first = products[0]
 
@@ -123,7 +124,7 @@ def gemm_body(
             if cut.shared:
                 # One finishes a tile while the other multiplies.
                 pl.when(warpgroup == 1)(lambda: plgpu.barrier_wait(ahead))
-            _tiles(products, cut, ring, ahead, staging, prepare, finish)
+            _tiles(products, cut, ring, ahead, staging, source, finish)
 
         @pl.when(warpgroup == MULTIPLIERS)
         def _load():
@@ -216,32 +217,43 @@ def _fetch(operand: Operand, side: _Side, first: Array, k: Array, slot: Array, f
 
 
 def _tiles(
-    products: Sequence[Product], cut: Cut, ring: _Ring, ahead: Any, staging: dict[Any, Any],
-    prepare: Callable[[Array, Array], Callable[[], Any]], finish: Callable[..., None],
+    products: Sequence[Product], cut: Cut, ring: _Ring, ahead: Any, staging: dict[Any, Any], source: Source,
+    finish: Callable[..., None],
 ) -> None:  # fmt: skip
     """What a multiplying warpgroup does."""
     warpgroup = lax.axis_index("warpgroup")
     steps = cut.steps * len(products)
-    parts = [(i, j) for i in range(0, cut.rows, ROWS) for j in range(0, cut.tiles.n, WIDTH)]
+    across = cut.tiles.n // WIDTH
+    parts = cut.rows // ROWS * across
     count = _mine(cut)
     if not cut.shared:
         count = lax.div(count + MULTIPLIERS - 1 - warpgroup, MULTIPLIERS)
+    held = {kind: buffers.at[warpgroup] for kind, buffers in staging.items()}
 
-    def tile(t, _):
+    def tile(t, copies):
         t = t if cut.shared else t * MULTIPLIERS + warpgroup
         m, n = _tile(cut, t)
         m += warpgroup * cut.rows if cut.shared else 0
         # Asked for before the sums, so that nothing waits for it after.
-        take = prepare(m, n)
+        asked = source.ask(m, n, True)
         accs = _chain(ring, cut, t * steps, steps, ahead)
-        held = Staging({kind: buffers.at[warpgroup] for kind, buffers in staging.items()})
-        for at, (i, j) in enumerate(parts):
-            given = take()
-            if at + 1 < len(parts):
-                take = prepare(m + parts[at + 1][0], n + parts[at + 1][1])
-            finish(held, m + i, n + j, given, *(acc[i : i + ROWS, j : j + WIDTH] for acc in accs))
+        cuts = [(i, j) for i in range(0, cut.rows, ROWS) for j in range(0, cut.tiles.n, WIDTH)]
+        sums = [[acc[i : i + ROWS, j : j + WIDTH] for acc in accs] for i, j in cuts]
 
-    lax.fori_loop(0, count, tile, None)
+        def place(at):
+            return m + lax.div(at, across) * ROWS, n + lax.rem(at, across) * WIDTH
+
+        def part(at, carried):
+            asked, sums, copies = carried
+            given = source.take(asked)
+            asked = source.ask(*place(at + 1), at + 1 < parts)
+            out = Staging(held, copies)
+            finish(out, *place(at), given, *sums[0])
+            return asked, [*sums[1:], sums[0]], out.copies
+
+        return lax.fori_loop(0, parts, part, (asked, sums, copies))[2]
+
+    lax.fori_loop(0, count, tile, jnp.int32(0))
     plgpu.wait_smem_to_gmem(0)
 
 

@@ -6,7 +6,7 @@ from jax import Array
 
 from parity.contract.tiles import Tiles
 
-from .hopper_epilogue import as_triton, load_bias, spread
+from .hopper_epilogue import Biases, as_triton, spread
 from .hopper_gemm import Cut, Operand, Product, gemm_body
 
 
@@ -39,10 +39,6 @@ def linear_fwd_kernel(
         y = activation(s)
         return (y if u is None else y * u).astype(y_ref.dtype)
 
-    def prepare(m, n):
-        given = [None if ref is None else load_bias(ref, n) for ref in biases]
-        return lambda: given
-
     def finish(staging, m, n, given, *sums):
         sums = [s if b is None else s + spread(b) for s, b in zip(sums, given, strict=True)]
         acc, s = sums[0], sums[-1]
@@ -55,4 +51,4 @@ def linear_fwd_kernel(
 
     cut = Cut(M=M, N=N, K=K, tiles=tiles, shared=shared, stages=stages, group_m=group_m)
     kinds = {ref.dtype for ref in (y_ref, s_ref, u_ref) if ref is not None}
-    gemm_body([Product(Operand(x_ref), weights)], cut, sorted(kinds, key=str), prepare, finish)
+    gemm_body([Product(Operand(x_ref), weights)], cut, sorted(kinds, key=str), Biases(biases), finish)

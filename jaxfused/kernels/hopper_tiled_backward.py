@@ -8,7 +8,7 @@ from jax.experimental import pallas as pl
 
 from parity.contract.tiles import Tiles
 
-from .hopper_epilogue import Inbox, as_triton, inbox_memory
+from .hopper_epilogue import Inbox, Nothing, as_triton, inbox_memory
 from .hopper_gemm import MULTIPLIERS, Cut, Operand, Product, gemm_body
 
 
@@ -51,7 +51,7 @@ def hidden_bwd_kernel(
 
     def run(rooms, there):
         inbox = Inbox(saved, rooms, there)
-        gemm_body([Product(Operand(dy_ref), (Operand(w_ref, True),))], cut, [kind], inbox.ask, finish)
+        gemm_body([Product(Operand(dy_ref), (Operand(w_ref, True),))], cut, [kind], inbox, finish)
 
     pl.run_scoped(run, *inbox_memory(MULTIPLIERS, saved), collective_axes="warpgroup")
 
@@ -86,4 +86,4 @@ def product_bwd_kernel(
         staging.put(y_ref, m, n, acc)
 
     cut = Cut(M=M, N=N, K=K, tiles=tiles, shared=shared, stages=stages, group_m=group_m)
-    gemm_body(products, cut, [y_ref.dtype], lambda m, n: lambda: None, finish)
+    gemm_body(products, cut, [y_ref.dtype], Nothing(), finish)
