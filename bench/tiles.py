@@ -22,9 +22,9 @@ class TileFile:
     def of(self, device: Device) -> dict[str, Any]:
         """The part that is this device's, empty at first."""
         for chip in self.devices:
-            if (chip["name"], chip["sm_count"]) == (device.name, device.sm_count):
+            if (chip["name"], chip["sm_count"], chip["library"]) == (device.name, device.sm_count, device.library):
                 return chip
-        chip = {"name": device.name, "sm_count": device.sm_count, "runs": {}, "measured": []}
+        chip = {"name": device.name, "sm_count": device.sm_count, "library": device.library, "runs": {}, "measured": []}
         self.devices.append(chip)
         return chip
 
@@ -46,7 +46,8 @@ class TileFile:
     def save(self) -> None:
         """A line an entry: readable in a diff."""
         chips = [
-            f'{{"name": {json.dumps(chip["name"])}, "sm_count": {chip["sm_count"]},\n   "runs": {{'
+            f'{{"name": {json.dumps(chip["name"])}, "sm_count": {chip["sm_count"]}, "library": "{chip["library"]}",\n'
+            '   "runs": {'
             + _lines([f"{json.dumps(date)}: {json.dumps(about)}" for date, about in chip["runs"].items()])
             + '},\n   "measured": ['
             + _lines([json.dumps(entry) for entry in chip["measured"]])

@@ -1,7 +1,6 @@
-"""Measures tilings of strategy tiled, backend hopper, into the table that both twins' launches look up.
+"""Measures tilings of strategy tiled, backend hopper, into the table that torchfused's launches look up.
 
-Tiles and their order change no bit of a result, so one table serves both; it is measured through torch's launches. One
-worker holds the GPU, and the file is whole after every launch that was measured.
+One worker holds the GPU, and the file is whole after every launch that was measured.
 """
 
 import time

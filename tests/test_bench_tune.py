@@ -22,7 +22,7 @@ H100 = Device(kind="gpu", name="a made-up H100", sm_count=132, smem_bytes=232448
 UP = Work(kind="activated", rows=128, outer=4096, inner=4096)
 CASES = ("--case", "article/128", "--case", "llama3_8b/256")
 # Of article: both forward launches, the hidden layer's gradient, the input's and all weights'. Of llama3_8b, whose
-# hidden layer has other sizes, a weight's in two layouts.
+# hidden layer has other sizes, two weights'.
 COUNT = 5 + 6
 
 
@@ -34,7 +34,7 @@ def tune(path: Path, *arguments: str, **environment: str) -> subprocess.Complete
 
 
 def measured(path: Path) -> dict[Work, dict[Tiling, float]]:
-    return hopper_table.parse(json.loads(path.read_text()))[DEVICE.name, DEVICE.sm_count]
+    return hopper_table.parse(json.loads(path.read_text()))[DEVICE.name, DEVICE.sm_count, DEVICE.library]
 
 
 def test_every_tiling_of_every_launch_is_measured(tmp_path):
@@ -120,9 +120,9 @@ def test_a_merge_replaces_a_launch_and_leaves_the_others(tmp_path):
     table.merge(H100, "second", {"commit": "b"}, UP, {fast: 4.0, slow: 3.5})
     table.save()
     found = hopper_table.parse(json.loads(path.read_text()))
-    assert found[H100.name, 132] == {UP: {slow: 3.5, fast: 4.0}, down: {fast: 1.0}}
-    assert list(found[H100.name, 132][UP]) == [slow, fast]
-    assert found[DEVICE.name, 132] == {UP: {slow: 5.0}}
+    assert found[H100.name, 132, "torch"] == {UP: {slow: 3.5, fast: 4.0}, down: {fast: 1.0}}
+    assert list(found[H100.name, 132, "torch"][UP]) == [slow, fast]
+    assert found[DEVICE.name, 132, "torch"] == {UP: {slow: 5.0}}
     # Nothing of the first run is left.
     assert tiles.load(path).of(H100)["runs"] == {"second": {"commit": "b"}}
 

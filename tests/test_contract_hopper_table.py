@@ -35,7 +35,13 @@ def entry(work: Work, us: dict[str, float]) -> dict:
 
 
 def table(*entries: dict, name: str = H100.name, sm_count: int = 132) -> dict:
-    chip = {"name": name, "sm_count": sm_count, "runs": {"2026-11-26": {}}, "measured": list(entries)}
+    chip = {
+        "name": name,
+        "sm_count": sm_count,
+        "library": "torch",
+        "runs": {"2026-11-26": {}},
+        "measured": list(entries),
+    }
     return {"schema": hopper_table.SCHEMA, "devices": [chip]}
 
 
@@ -112,6 +118,7 @@ def test_a_plan_takes_what_was_measured(committed):
     [
         (replace(H100, name="another"), UP),
         (replace(H100, sm_count=114), UP),
+        (replace(H100, library="xla"), UP),
         *[(H100, replace(UP, **{name: 4095})) for name in ("rows", "outer", "inner")],
         (H100, replace(UP, gated=True)),
         *[(H100, replace(UP, kind=kind)) for kind in KINDS if kind != UP.kind],

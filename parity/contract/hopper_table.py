@@ -1,11 +1,13 @@
 """Tilings of strategy ``tiled`` on Hopper that were measured, as data in hopper_tiles.json; a model where none was.
 
-    {"schema": 1, "devices": [{"name": ..., "sm_count": ..., "runs": {date: {"driver", "versions", "commit"}},
+    {"schema": 1, "devices": [{"name": ..., "sm_count": ..., "library": ..., "runs": {date: {"driver", "versions",
+     "commit"}},
      "measured": [{"kind", "rows", "outer", "inner", "gated", "run": date, "us": {"128x256x64/16": ..., ...}}, ...]}]}
 
-``us``: the median microseconds of each candidate, tiles/group_m, the fastest first. Measured through torch's launches
-(``python -m bench tune``), in bfloat16; both twins read it, as tiles and their order change no bit of a result. An
-activation's name, biases and what is kept for a backward are no part of a launch's entry.
+``us``: the median microseconds of each candidate, tiles/group_m, the fastest first, measured in bfloat16 through
+torch's launches (``python -m bench tune``) and looked up by torchfused alone: tiles change no bit of a result, but the
+two twins' compilers are not fast with the same ones. jaxfused takes the model's. An activation's name, biases and what
+is kept for a backward are no part of a launch's entry.
 """
 
 import json
@@ -19,15 +21,15 @@ from .tiles import Tiles
 
 FILE = Path(__file__).with_name("hopper_tiles.json")
 SCHEMA = 1
-# (name, processors) of a device -> launch -> microseconds of each tiling.
-Table = dict[tuple[str, int], dict[Work, dict[Tiling, float]]]
+# (name, processors, library) of a device -> launch -> microseconds of each tiling.
+Table = dict[tuple[str, int, str], dict[Work, dict[Tiling, float]]]
 
 
 @lru_cache(maxsize=4096)
 def tiling_for(device: Device, work: Work, tiles: Tiles | None = None) -> Tiling:
     """The fastest tiling that was measured of this very work on a device of this name, else the model's. ``tiles``:
     those of a plan, so that only their order is to be chosen."""
-    us = _committed().get((device.name, device.sm_count), {}).get(work, {})
+    us = _committed().get((device.name, device.sm_count, device.library), {}).get(work, {})
     fit = [t for t in us if tiles in (None, t.tiles) and not unfit(t.tiles, work, device)]
     if fit:
         return min(fit, key=us.__getitem__)
@@ -40,7 +42,7 @@ def parse(body: dict[str, Any]) -> Table:
     if body.get("schema") != SCHEMA:
         raise ValueError(f"a table of tiles has schema {body.get('schema')!r}, this version reads {SCHEMA}")
     return {
-        (chip["name"], chip["sm_count"]): {
+        (chip["name"], chip["sm_count"], chip["library"]): {
             work_of(entry): {Tiling.parse(text): us for text, us in entry["us"].items()} for entry in chip["measured"]
         }
         for chip in body["devices"]
@@ -54,7 +56,7 @@ def work_of(entry: dict[str, Any]) -> Work:
 def faults(table: Table) -> list[str]:
     """Each tiling of a table that could not be launched, and why; a lookup passes over it."""
     found = []
-    for (name, sm_count), measured in table.items():
+    for (name, sm_count, _), measured in table.items():
         device = Device(kind="gpu", name=name, sm_count=sm_count, smem_bytes=smem_of((9, 0)), capability=(9, 0))
         for work, us in measured.items():
             reasons = {str(tiling): unfit(tiling.tiles, work, device) for tiling in us}
