@@ -47,7 +47,7 @@ def test_packages_that_are_found():
         ".".join(path.parent.relative_to(ROOT).parts) for name in PACKAGES for path in (ROOT / name).rglob("*.py")
     }
     assert set(found) == with_code
-    assert configured["package-data"] == {"*": ["py.typed"], "parity": ["corpus.txt", "templates/*"]}
+    assert configured["package-data"] == {"*": ["py.typed"], "parity": ["contract/*.json", "corpus.txt", "templates/*"]}
     assert all((ROOT / name / "py.typed").is_file() for name in PACKAGES)
 
 
