@@ -1,12 +1,14 @@
 """Plans of the vendor's order through the Pallas kernels: roundings, spelling, gradients, transforms."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from adapter_jax import gradients, operands, run
+from flax import nnx
 from vendor_model import CASES, PLANS, check, drawn_as
 
-from jaxfused import functional
+from jaxfused import FusedMLP, functional, linen
 from parity.contract.saved import SAVES
 
 pytestmark = pytest.mark.usefixtures("strict_jax")
@@ -47,3 +49,22 @@ def test_explain_names_the_order():
     text = str(functional.explain(**operands(drawn.arrays), **drawn.options))
     assert "tiled/portable in the vendor's order" in text
     assert "split_k (2, 1)" in text
+
+
+def test_a_module_is_forced_by_name():
+    plan = PLANS["tiled"]
+    options = {"activation": "silu", "gated": True, "dtype": jnp.float16, "param_dtype": jnp.float16, "plan": plan}
+    module = FusedMLP(70, 96, 24, **options, rngs=nnx.Rngs(0))
+    x = jax.random.normal(jax.random.key(1), (5, 70), jnp.float16)
+    children = {"up": module.up_proj, "gate": module.gate_proj, "down": module.down_proj}
+    given = {f"w_{name}": child.kernel[...] for name, child in children.items()}
+    given |= {f"b_{name}": child.bias[...] for name, child in children.items()}
+    want = functional.fused_mlp(x, **given, activation="silu", plan=plan)
+    assert np.array_equal(module(x), want)
+    assert np.array_equal(nnx.jit(lambda module, x: module(x))(module, x), want)
+    params = {
+        f"{name}_proj": {"kernel": given[f"w_{name}"], "bias": given[f"b_{name}"]} for name in children
+    }  # fmt: skip
+    assert np.array_equal(linen.FusedMLP(70, 96, 24, **options).apply({"params": params}, x), want)
+    with pytest.raises(ValueError, match="plan is 'vendor', must be a Plan"):
+        FusedMLP(70, 96, plan="vendor", rngs=nnx.Rngs(0))

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 import torch
-from adapter_torch import gradients, operands, run
+from adapter_torch import DEVICE, gradients, operands, run
 from vendor_model import CASES, PLANS, check, drawn_as
 
 from parity.contract.saved import SAVES
-from torchfused import functional
+from torchfused import FusedMLP, functional
 
 
 @pytest.mark.parametrize("plan", PLANS)
@@ -47,3 +47,20 @@ def test_explain_names_the_order():
     text = str(functional.explain(**operands(drawn.arrays), **drawn.options))
     assert "tiled/portable in the vendor's order" in text
     assert "split_k (2, 1)" in text
+
+
+def test_a_module_is_forced_by_name():
+    plan = PLANS["tiled"]
+    options = {"dtype": torch.float16, "device": DEVICE}
+    module = FusedMLP(70, 96, 24, activation="silu", gated=True, plan=plan, **options)
+    x = torch.randn(5, 70, **options)
+    names = {"up": module.up_proj, "gate": module.gate_proj, "down": module.down_proj}
+    given = {f"w_{name}": child.weight for name, child in names.items()}
+    given |= {f"b_{name}": child.bias for name, child in names.items()}
+    with torch.no_grad():
+        want = functional.fused_mlp(x, **given, activation="silu", plan=plan)
+        for call in (module, torch.compile(module, fullgraph=True, backend="aot_eager")):
+            assert torch.equal(call(x), want)
+    assert "plan=tiled/portable in the vendor's order" in repr(module)
+    with pytest.raises(ValueError, match="plan is 'vendor', must be a Plan"):
+        FusedMLP(70, 96, plan="vendor")
