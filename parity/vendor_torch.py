@@ -19,6 +19,15 @@ SCALE = 16.0
 class VendorTorch(Torch):
     """Knows eager's answers, and torchfused's."""
 
+    def __init__(self, device: str) -> None:
+        super().__init__(device)
+        import torchfused.device
+        import torchfused.launch
+
+        self.launch = torchfused.launch
+        # With an index, as tensors have it.
+        self.found = torchfused.device.device_of(self.torch.empty(0, device=self.device))
+
     def reply(self, line: str) -> dict[str, Any]:
         asked = read(line)
         with self.torch.no_grad():
@@ -48,8 +57,7 @@ class VendorTorch(Torch):
         odd = [torch.ones(len(t), layer.inner - 2 * half, device=self.device, dtype=dtype) for t in (a, b)]
         x, w = torch.cat([a, a[:, order], odd[0]], 1), torch.cat([b, -b[:, order], odd[1]], 1)
         bias = torch.zeros(layer.outer, device=self.device, dtype=dtype) if layer.bias else None
-        with self.reference._matmul_precision(x, "ieee"):
-            y = torch.nn.functional.linear(x, w, bias)
+        y = self.reference.stages(x, w, w.new_ones(1, len(w)), b_up=bias, activation="identity")["s"]
         found: dict[str, Any] = {"m": m, "chains": None, "balanced": None, "equal": {}}
         for name, rule in (("chains", cuts), ("balanced", balanced)):
             tried: set[tuple] = set()
@@ -74,25 +82,13 @@ class VendorTorch(Torch):
                 m=len(x), in_features=stop - start, hidden_features=len(w), out_features=16, dtype=dtype,
                 activation="identity",
             )  # fmt: skip
-            plan = choose(problem, self.launch_device, Plan()).plan
+            plan = choose(problem, self.found, Plan()).plan
             part = self.launch.tiled_hidden(
-                plan, self.launch_device, x[:, start:stop], w[:, start:stop], w_gate=None, b_up=None, b_gate=None,
+                plan, self.found, x[:, start:stop], w[:, start:stop], w_gate=None, b_up=None, b_gate=None,
                 activation="identity", precision="ieee", taps=self.torch.float32,
             )["s"]  # fmt: skip
             total = part if total is None else total + part
         return total
-
-    @property
-    def launch(self) -> Any:
-        import torchfused.launch
-
-        return torchfused.launch
-
-    @property
-    def launch_device(self) -> Any:
-        import torchfused.device
-
-        return torchfused.device.device_of(self.device)
 
     def case(self, case: Case) -> dict[str, Any]:
         """The hashes of y, by both runners; where they differ, in how many elements of each stage, and the first."""
