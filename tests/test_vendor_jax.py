@@ -8,7 +8,8 @@ from adapter_jax import gradients, operands, run
 from flax import nnx
 from vendor_model import CASES, PLANS, check, drawn_as
 
-from jaxfused import FusedMLP, functional, linen
+from jaxfused import FusedMLP, functional, linen, vendor
+from jaxfused.kernels import epilogue
 from parity.contract.saved import SAVES
 
 pytestmark = pytest.mark.usefixtures("strict_jax")
@@ -68,3 +69,16 @@ def test_a_module_is_forced_by_name():
     assert np.array_equal(linen.FusedMLP(70, 96, 24, **options).apply({"params": params}, x), want)
     with pytest.raises(ValueError, match="plan is 'vendor', must be a Plan"):
         FusedMLP(70, 96, plan="vendor", rngs=nnx.Rngs(0))
+
+
+@pytest.mark.parametrize(("room", "activation"), [(epilogue, "relu"), (epilogue, "silu"), (vendor, "quick_gelu")])
+def test_a_rounding_that_is_left_out_is_seen(room, activation, monkeypatch):
+    drawn = drawn_as(activation, True, "float16", PLANS["tiled"])
+    check(run, drawn)
+    monkeypatch.setattr(room, "rounded", lambda t, dtype: t)
+    # What was traced before is no part of what jit caches by.
+    jax.clear_caches()
+    with pytest.raises(AssertionError):
+        check(run, drawn)
+    monkeypatch.undo()
+    jax.clear_caches()

@@ -3,11 +3,14 @@
 import numpy as np
 import pytest
 import torch
+import triton
+import triton.language as tl
 from adapter_torch import DEVICE, gradients, operands, run
 from vendor_model import CASES, PLANS, check, drawn_as
 
 from parity.contract.saved import SAVES
-from torchfused import FusedMLP, functional
+from torchfused import FusedMLP, functional, vendor
+from torchfused.kernels import epilogue
 
 
 @pytest.mark.parametrize("plan", PLANS)
@@ -64,3 +67,20 @@ def test_a_module_is_forced_by_name():
     assert "plan=tiled/portable in the vendor's order" in repr(module)
     with pytest.raises(ValueError, match="plan is 'vendor', must be a Plan"):
         FusedMLP(70, 96, plan="vendor")
+
+
+@triton.jit
+def left(t, dtype: tl.constexpr):
+    return t
+
+
+@pytest.mark.skipif(DEVICE == "cuda", reason="a compiled kernel keeps what it was compiled from")
+@pytest.mark.parametrize(
+    ("room", "activation"), [(epilogue, "relu"), (epilogue, "silu"), (vendor, "quick_gelu")], ids=str
+)
+def test_a_rounding_that_is_left_out_is_seen(room, activation, monkeypatch):
+    drawn = drawn_as(activation, True, "float16", PLANS["tiled"])
+    check(run, drawn)
+    monkeypatch.setattr(room, "rounded", left)
+    with pytest.raises(AssertionError):
+        check(run, drawn)
