@@ -198,7 +198,8 @@ def vendor(
     here = options.here("gpu")
     assert here.gpu
     console, asked = options.console(), problems(workloads)
-    lanes = max(1, min(8, (os.cpu_count() or 1) // 2))
+    # Kernels are compiled on the host, side by side.
+    lanes = max(1, min(6, (os.cpu_count() or 1) // 2))
     with Lanes([[Worker(spec) for spec in here.where("vendor").workers] for _ in range(lanes)]) as workers:
         found = []
         for one in recover(workers, layers(asked)):
