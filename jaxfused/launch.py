@@ -57,7 +57,8 @@ def tiled(
     )  # fmt: skip
     _, down = plan.gemms()
     linear = _TILED[plan.backend].linear
-    y = linear(down, device, hidden["h"], w_down, b_down, activation="identity", precision=precision)["y"]
+    how = _how(plan, "identity", precision)
+    y = linear(down, device, hidden["h"], w_down, b_down, **how)["y"]
     return hidden | {"y": y}
 
 
@@ -78,7 +79,7 @@ def tiled_hidden(
     up, _ = plan.gemms()
     hidden = _TILED[plan.backend].linear(
         up, device, x, w_up, b_up,
-        gate=w_gate, b_gate=b_gate, activation=activation, precision=precision, taps=taps,
+        gate=w_gate, b_gate=b_gate, taps=taps, **_how(plan, activation, precision),
     )  # fmt: skip
     return {"h": hidden.pop("y")} | hidden
 
@@ -110,7 +111,7 @@ def tiled_backward(
     inner = {"x", "w_up", "w_gate", "b_up", "b_gate"}.intersection(needs)
     hidden: dict[str, Array] = {}
     if inner or ("w_down" in needs and "h" not in saved):
-        hidden = launches.hidden_bwd(device, dy, w_down, saved, activation=activation, precision=precision)
+        hidden = launches.hidden_bwd(device, dy, w_down, saved, **_how(plan, activation, precision))
     if "h" in saved:
         hidden["h"] = saved["h"]
     saved.clear()
@@ -130,3 +131,9 @@ def tiled_backward(
     }
     gradients |= {name: gradient() for name, gradient in compute.items() if name in needs}
     return found | {f"d_{name}": gradients[name] for name in needs}
+
+
+def _how(plan: Plan, activation: str, precision: str) -> dict[str, Any]:
+    """What a launch with an epilogue is told; of the hopper backend's, there is one order."""
+    order = {"order": plan.order} if plan.backend is Backend.PORTABLE else {}
+    return {"activation": activation, "precision": precision} | order

@@ -14,8 +14,8 @@ from parity.contract.plan import Plan
 from parity.contract.problem import Device
 from parity.contract.schedule import COLUMNS, decode_stages, programs
 
-from .activations import ACTIVATIONS
 from .kernels.decode import decode_fwd_kernel
+from .vendor import spelled
 
 # The halves of each launch. An interpreter runs programs one after the other: there none could wait for another.
 _TOGETHER = ((True, True),)
@@ -71,10 +71,11 @@ def decode(
                 halves=halves,
                 up=up,
                 down=down,
-                activation=ACTIVATIONS[activation],
-                identity=ACTIVATIONS["identity"],
+                activation=spelled(activation, plan.order, x.dtype, device),
+                identity=spelled("identity", plan.order, x.dtype, device),
                 tf32=precision == "tf32",
                 columns=COLUMNS,
+                order=plan.order,
             ),
             given,
             kept,

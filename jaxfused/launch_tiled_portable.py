@@ -15,10 +15,12 @@ from parity.contract.plan import Gemm
 from parity.contract.problem import Device
 from parity.contract.schedule import COLUMNS, GROUP_M, schedule
 from parity.contract.tiles import tiles_for
+from parity.contract.vendor import Order
 
-from .activations import ACTIVATIONS, DERIVATIVES
+from .activations import DERIVATIVES
 from .kernels.tiled import linear_fwd_kernel
 from .kernels.tiled_backward import hidden_bwd_kernel, product_bwd_kernel
+from .vendor import spelled
 
 
 def linear(
@@ -32,6 +34,7 @@ def linear(
     b_gate: Array | None = None,
     activation: str,
     precision: str,
+    order: Order,
     taps: DTypeLike | None = None,
 ) -> dict[str, Array]:
     m, n = x.shape[0], w.shape[1]
@@ -51,9 +54,10 @@ def linear(
         out,
         (m, n),
         split_k=gemm.split_k,
-        activation=ACTIVATIONS[activation],
+        activation=spelled(activation, order, x.dtype, device),
         tf32=precision == "tf32",
         columns=COLUMNS,
+        order=order,
     )
 
 
@@ -65,6 +69,7 @@ def hidden_bwd(
     *,
     activation: str,
     precision: str,
+    order: Order,
 ) -> dict[str, Array]:
     m, k = dy.shape
     s = saved["s"]
@@ -84,10 +89,11 @@ def hidden_bwd(
         ("h", "d_s", "d_u"),
         out,
         (m, n),
-        activation=ACTIVATIONS[activation],
+        activation=spelled(activation, order, dy.dtype, device),
         derivative=DERIVATIVES[activation],
         tf32=precision == "tf32",
         columns=COLUMNS,
+        order=order,
     )
 
 

@@ -9,6 +9,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Float
 
 from parity.contract.activations import check_activation
+from parity.contract.plan import Plan
 
 from . import functional
 from .module import promote
@@ -25,6 +26,7 @@ class FusedMLP(nn.Module):
     use_bias: bool = True
     precision: str = "ieee"
     save: str = "preact"
+    plan: Plan | None = None
     dtype: DTypeLike | None = None
     param_dtype: DTypeLike = jnp.float32
 
@@ -36,7 +38,8 @@ class FusedMLP(nn.Module):
         if self.gated:
             held |= self._linear("gate", self.in_features, self.hidden_features)
         held |= self._linear("down", self.hidden_features, out_features)
-        options: dict[str, Any] = {"activation": self.activation, "precision": self.precision, "save": self.save}
+        options: dict[str, Any] = {"activation": self.activation, "precision": self.precision}
+        options |= {"save": self.save, "plan": self.plan}
         return functional.fused_mlp(**promote(held, self.dtype), **options)
 
     def _linear(self, role: str, in_features: int, out_features: int) -> dict[str, Array | None]:

@@ -11,6 +11,7 @@ from parity.contract.activations import check_activation
 from parity.contract.dtypes import check_precision
 from parity.contract.errors import UnsupportedError
 from parity.contract.explanation import Explanation
+from parity.contract.plan import Plan, check_plan
 from parity.contract.saved import check_save
 
 from . import functional
@@ -23,10 +24,10 @@ class FusedMLP(nnx.Module):
     load as they are. Set a child's ``bias`` to None to go without that one. ``out_features`` defaults to
     ``in_features``. ``dtype`` is what is computed in (None: what x and the parameters promote to), ``param_dtype``
     what is stored. ``precision`` is "ieee" or, for float32, "tf32"; ``save`` (what a fused plan keeps for the
-    backward) is "preact", "hidden" or "recompute", see fused_mlp.
+    backward) is "preact", "hidden" or "recompute", ``plan`` forces how it runs, see fused_mlp.
 
-    Raises ValueError for an unknown activation, precision or save, UnsupportedError when a child is no longer a plain
-    nnx.Linear: its weights are read, it is never called.
+    Raises ValueError for an unknown activation, precision, save or plan, UnsupportedError when a child is no longer a
+    plain nnx.Linear: its weights are read, it is never called.
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class FusedMLP(nnx.Module):
         use_bias: bool = True,
         precision: str = "ieee",
         save: str = "preact",
+        plan: Plan | None = None,
         dtype: DTypeLike | None = None,
         param_dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
@@ -51,6 +53,7 @@ class FusedMLP(nnx.Module):
         self.gated = gated
         self.precision = precision
         self.save = save
+        self.plan = check_plan(plan)
         self.dtype = dtype
         out_features = in_features if out_features is None else out_features
         options = {"use_bias": use_bias, "dtype": dtype, "param_dtype": param_dtype, "rngs": rngs}
@@ -78,7 +81,7 @@ class FusedMLP(nnx.Module):
             "w_down": down.kernel,
             "b_down": down.bias,
         }
-        options = {"activation": self.activation, "precision": self.precision, "save": self.save}
+        options = {"activation": self.activation, "precision": self.precision, "save": self.save, "plan": self.plan}
         return promote(held, self.dtype) | options
 
 

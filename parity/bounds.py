@@ -130,8 +130,7 @@ class Bounds:
         self.oracle, self.problem = oracle, oracle.problem
         self.dtype = DTYPES[self.problem.dtype]
         self.format = "tf32" if self.problem.precision == "tf32" else self.problem.dtype
-        splits = (plan or Plan()).split_k
-        self.splits = (splits, splits) if isinstance(splits, int) else splits
+        self.splits = (plan or Plan()).splits
         operands = oracle.operands
         # Sums of sizes lose nothing that a bound needs in float32; a large layer's take half the time.
         self.number = np.float32 if self.problem.flops > LARGE_FLOPS else np.float64

@@ -5,7 +5,7 @@ import typer
 
 from .cli_effects import latency, tokens, train
 from .cli_faults import determinism, inject, minimise
-from .cli_numerics import drift, golden, order
+from .cli_numerics import drift, golden, order, vendor
 from .cli_run import list_cases, report_page, run
 
 app = typer.Typer(
@@ -15,7 +15,7 @@ app = typer.Typer(
     help="Feeds jaxfused and torchfused the same bytes and says how far apart they are, and why.",
 )
 app.command("list")(list_cases)
-for command in (run, order, drift, golden, determinism, inject, minimise, train, tokens, latency):
+for command in (run, order, drift, golden, vendor, determinism, inject, minimise, train, tokens, latency):
     app.command()(command)
 app.command("report")(report_page)
 

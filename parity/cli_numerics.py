@@ -1,4 +1,4 @@
-"""``python -m parity order``, ``drift`` and ``golden``: how sums are added, and bits replayed."""
+"""``python -m parity order``, ``drift``, ``golden`` and ``vendor``: how sums are added, and bits replayed."""
 
 import os
 from contextlib import ExitStack
@@ -175,3 +175,45 @@ def golden(
                 options.write(out / "golden.json", SCHEMA, facts, content)
     print_checks(checks, console)
     raise typer.Exit(int(any(check.red for check in checks)))
+
+
+def vendor(
+    workloads: Annotated[Path, typer.Option(help="A file of MLPs, such as bench/workloads.json.", exists=True)],
+    merge: Annotated[bool, typer.Option("--merge", help="Keep the orders, for plans of the vendor's order.")] = False,
+    json: Json = None,
+    commit: Commit = None,
+) -> None:
+    """Recovers the order in which the GEMMs of torch's eager MLP add, and runs both twins in it: every bit of y must be
+    eager's. Needs a GPU.
+
+    Exit code 1 where the order of both GEMMs is known, and a bit differs.
+    """
+    from .contract.vendor import FILE
+    from .drift_table import print_vendor
+    from .process import Worker
+    from .report import write_atomically
+    from .vendor import SCHEMA, Lanes, cases, described, layers, merged, problems, recover, replay
+
+    options.check_writable(json)
+    here = options.here("gpu")
+    assert here.gpu
+    console, asked = options.console(), problems(workloads)
+    # Kernels are compiled on the host, side by side.
+    lanes = max(1, min(6, (os.cpu_count() or 1) // 2))
+    with Lanes([[Worker(spec) for spec in here.where("vendor").workers] for _ in range(lanes)]) as workers:
+        found = []
+        for one in recover(workers, layers(asked)):
+            found.append(one)
+            if one.chains is None:
+                options.say(f"{one.layer} at {one.m} rows: {one.why or 'in no order that was tried'}")
+        known = {(one.layer, one.m): one.chains for one in found if one.chains}
+        verdicts = []
+        for verdict in replay(workers, cases(asked, known)):
+            verdicts.append(verdict)
+            options.say(f"{'RED' if verdict.red else 'ok'} {verdict}")
+        facts = here.facts(commit) | {"workers": workers.greetings}
+    options.write(json, SCHEMA, facts, described(found, verdicts))
+    if merge:
+        write_atomically(FILE, merged(found, here.gpu.device.name, facts["workers"]["torch"]["vendor"]))
+    print_vendor(found, verdicts, console)
+    raise typer.Exit(int(any(verdict.red for verdict in verdicts)))

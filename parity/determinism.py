@@ -96,8 +96,8 @@ def cases(device: str) -> list[Case]:
             build("silu", (64, 2048, 4096, 2048), "bf16", gated=True),
         ]
     return [
-        build("gelu_tanh", (33, 47, 65, 29), "fp16", biases="ud"),
-        build("silu", (33, 47, 65, 29), gated=True),
+        build("gelu_tanh", (33, 97, 130, 29), "fp16", biases="ud"),
+        build("silu", (33, 97, 130, 29), gated=True),
     ]
 
 

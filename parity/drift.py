@@ -14,6 +14,7 @@ from .adder import Adder
 from .compare import unlike
 from .contract.plan import Plan
 from .contract.problem import Problem
+from .contract.vendor import Order
 from .emulator import ascending
 from .epilogue import Product, Recipe, hidden, linear
 from .oracle import Stages
@@ -51,7 +52,8 @@ class Pair:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Replay:
-    """A framework's own MLP, and the fused one told to add in its order: ``split_k``, or None if none gives it."""
+    """A framework's own MLP, and the fused one told to add in its order: ``split_k``, or None if none gives it. Told
+    torch's, it rounds and spells as torch does, too."""
 
     runner: str
     fused: str
@@ -183,7 +185,8 @@ def replay(
     if None in splits:
         return Replay(runner=vendor.runner, fused=fused, split_k=None)
     chosen = (splits[0] or 1, splits[1] or 1)
-    answer = session.ask(problem, arrays, Plan(split_k=chosen), [fused])
+    order = Order.VENDOR if vendor.runner == "eager" and problem.precision == "ieee" else Order.FUSED
+    answer = session.ask(problem, arrays, Plan(split_k=chosen, order=order), [fused])
     found = answer.stages.get(fused, {})
     differ = {stage: int(unlike(found[stage], tap).sum()) for stage, tap in stages.items() if stage in found}
     return Replay(runner=vendor.runner, fused=fused, split_k=chosen, differ=differ)

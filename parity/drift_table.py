@@ -10,6 +10,7 @@ from rich.table import Table
 from .golden import Check
 from .probes import Facts
 from .table import headed
+from .vendor import Recovered, Verdict
 
 
 def print_check(check: Check, console: Console) -> None:
@@ -104,3 +105,24 @@ def print_facts(found: Sequence[Facts], console: Console) -> None:
         cells = (terms, bits, one.rounding, one.exponent, one.tf32, one.subnormals, one.product)
         table.add_row(one.runner, *((one.why,) if one.why else (cell or "" for cell in cells)))
     console.print(table, highlight=False)
+
+
+def print_vendor(found: Sequence[Recovered], verdicts: Sequence[Verdict], console: Console) -> None:
+    """A line an MLP, and what is not promised or red."""
+    table = headed("MLP", "plan", "torchfused", "jaxfused", "other bits")
+    for one in verdicts:
+        cells = ("[green]equal[/]" if equal else "[red]other[/]" for equal in one.equal.values())
+        differ = ", ".join(f"{stage} {count}" for stage, count in one.differ.items() if count)
+        table.add_row(*str(one).split(" in the vendor's order", 1)[0].rsplit(" ", 1), *cells, differ or escape(one.why))
+    console.print(table, highlight=False)
+    lost = [one for one in found if one.chains is None]
+    console.print(f"{len(found) - len(lost)} of {len(found)} orders recovered", highlight=False)
+    for one in lost:
+        other = f"in {one.balanced} balanced chains" if one.balanced else one.why or "in none that was tried"
+        console.print(f"  {one.layer} at {one.m} rows adds {escape(other)}", highlight=False)
+    promised = [one for one in verdicts if one.promised]
+    red = [one for one in promised if one.red]
+    for one in red:
+        console.print(f"[bold red]RED[/] {escape(str(one))} {escape(one.why)}", highlight=False, soft_wrap=True)
+    text = f"{len(promised) - len(red)} of {len(promised)} promised MLPs have every bit of torch's eager, in both twins"
+    console.print(f"[{'bold red' if red else 'green'}]{text}[/]", highlight=False)

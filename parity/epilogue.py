@@ -1,12 +1,14 @@
 """What follows a product's chains, emulated in float32 steps: bias, activation, gate, the roundings of h and y.
 
-The contract's spelling is that of contract/activations.py, the frameworks' one is their formula. relu, relu2 and
-identity, the bias, the gate and the roundings are exact. exp2 and division are the GPU's approximations there and
-correctly rounded here, so the other activations may differ by some ulps of float32: seldom in a 16-bit h.
+The contract's spelling is that of contract/activations.py, the frameworks' one is their formula, the vendor's one
+torch's step by step. relu, relu2 and identity, the bias, the gate and the roundings are exact. exp2 and division are
+the GPU's approximations there and correctly rounded here, so the other activations may differ by some ulps of float32:
+seldom in a 16-bit h.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -16,9 +18,11 @@ from .adder import HOPPER, IEEE, Adder, F, add_product
 from .contract import activations as table
 from .contract.plan import Plan
 from .contract.problem import Problem
+from .contract.vendor import Order
 from .emulator import ascending, gemm
 from .rounding import round_to
 from .tree import Tree
+from .vendor_spelling import VENDOR
 
 # Whose every operation is IEEE arithmetic, on a GPU too.
 EXACT = ("relu", "relu2", "identity")
@@ -44,7 +48,7 @@ class Recipe:
 
     up: Product
     down: Product
-    spelling: Literal["contract", "framework"] = "contract"
+    spelling: Literal["contract", "framework", "vendor"] = "contract"
     contracted: bool = False
     round_s: bool = False
     round_f: bool = False
@@ -58,6 +62,8 @@ def contract(problem: Problem, plan: Plan) -> Recipe:
         Product(order=ascending(n, chains=chains, terms=adder.terms), adder=adder)
         for n, chains in zip((problem.in_features, problem.hidden_features), plan.splits, strict=True)
     )
+    if plan.order is Order.VENDOR:
+        return Recipe(up=up, down=down, spelling="vendor", round_s=True, round_f=True)
     return Recipe(up=up, down=down)
 
 
@@ -87,9 +93,12 @@ def linear(
 
 def hidden(problem: Problem, s: np.ndarray, u: np.ndarray | None, recipe: Recipe) -> np.ndarray:
     """``act(s)``, times ``u`` where there is one, in float32 and not yet rounded."""
-    functions = FRAMEWORK if recipe.spelling == "framework" else CONTRACT
     with np.errstate(all="ignore"):
-        f = functions[problem.activation](s.astype(F), recipe.contracted)
+        if recipe.spelling == "vendor":
+            f = VENDOR[problem.activation](s.astype(F), partial(rounded, problem=problem))
+        else:
+            functions = FRAMEWORK if recipe.spelling == "framework" else CONTRACT
+            f = functions[problem.activation](s.astype(F), recipe.contracted)
         f = rounded(f, problem) if recipe.round_f else f
         return f if u is None else f * u.astype(F)
 

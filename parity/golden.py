@@ -35,7 +35,7 @@ STAGES = ("s", "h", "y")
 SPREAD = 4
 DTYPES = (("float16", "ieee"), ("bfloat16", "ieee"), ("float32", "tf32"), ("float32", "ieee"))
 # (m, in, hidden, out), and whether its operands are spread: a ragged one, and a deep one.
-SMALL = {"ragged": ((5, 120, 40, 24), True), "deep": ((3, 1024, 16, 16), False)}
+SMALL = {"ragged": ((5, 200, 100, 24), True), "deep": ((3, 1024, 16, 16), False)}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

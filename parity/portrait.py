@@ -124,7 +124,8 @@ def portray(
     recipe = Recipe(up=up[0], down=down[0])
     biased = any(name.startswith("b_") and name != "b_down" for name in arrays)
     recipe = _best(trial.up, (replace(recipe, up=one, round_s=r) for r in narrow for one in _biases(up, biased)))
-    spelled = product(("contract", "framework"), (False, True), (False, True) if problem.gated else (False,))
+    apart = (False, True) if problem.gated else (False,)
+    spelled = chain(product(("contract", "framework"), (False, True), apart), product(("vendor",), (False,), apart))
     recipe = _best(trial.h, (replace(recipe, spelling=s, contracted=c, round_f=f) for s, c, f in spelled))
     recipe = _best(trial.y, (replace(recipe, down=one) for one in _biases(down, "b_down" in arrays)))
     return Portrait(

@@ -158,7 +158,7 @@ def plan_from_dict(fields: dict[str, Any] | None) -> Plan | None:
     if fields is None:
         return None
     tiles: dict[str, Any] = {name: Tiles(**fields[name]) if fields[name] else None for name in ("up", "down")}
-    rest: dict[str, Any] = {"split_k": tuple(fields["split_k"])}
+    rest: dict[str, Any] = {"split_k": fields["split_k"] and tuple(fields["split_k"])}
     return Plan(**fields | tiles | rest)
 
 

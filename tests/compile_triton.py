@@ -23,7 +23,9 @@ from torchfused.activations import ACTIVATIONS
 
 CUOBJDUMP = Path(nvidia.__file__).parent / "bin" / "cuobjdump"
 POINTERS = {torch.float32: "*fp32", torch.float16: "*fp16", torch.bfloat16: "*bf16", torch.int32: "*i32"}
-INSTRUCTIONS = ("wgmma.mma_async", "mma.sync", "tcgen05.mma", "fma.rn.f32", "ex2.approx", "div.full.f32", "div.rn.f32")
+INSTRUCTIONS = (
+    "wgmma.mma_async", "mma.sync", "tcgen05.mma", "fma.rn.f32", "ex2.approx", "div.full.f32", "div.rn.f32", "rcp.approx"
+)  # fmt: skip
 HANDOVER = ("gpu.release.add", "gpu.acquire")
 KERNELS = (
     (launch_tiled_portable, "linear_fwd_kernel"),
@@ -170,7 +172,11 @@ def cases(arch: int) -> Iterator[tuple[str, Problem, dict]]:
     yield "transposed-gated", gated, {"layout": "transposed"}
     if arch == 90:
         for name in ACTIVATIONS:
-            yield name, Problem(m=4096, **layer, activation=name, gated=True, dtype="bfloat16"), {"train": True}
+            wide = Problem(m=4096, **layer, activation=name, gated=True, dtype="bfloat16")
+            yield name, wide, {"train": True}
+            yield f"vendor-{name}", wide, {"plan": Plan(order="vendor", split_k=2), "train": True}
+        few = Problem(m=16, **layer, activation="gelu", dtype="float16")
+        yield "vendor-decode", few, {"plan": Plan(strategy="decode", order="vendor", split_k=(1, 2))}
 
 
 if __name__ == "__main__":

@@ -11,7 +11,11 @@ from jax.experimental.pallas import triton as plt
 
 from jaxfused.activations import ACTIVATIONS, DERIVATIVES
 from jaxfused.reference import ACTIVATIONS as REFERENCE
+from jaxfused.vendor import ACTIVATIONS as VENDOR
+from jaxfused.vendor import spelled
 from parity.contract.activations import ACTIVATIONS as CONTRACT
+from parity.contract.problem import Device
+from parity.contract.vendor import Order
 
 pytestmark = pytest.mark.usefixtures("strict_jax")
 
@@ -32,12 +36,20 @@ def evaluate(name: str, s: np.ndarray, table=ACTIVATIONS) -> np.ndarray:
 
 
 def test_table_is_the_contracts():
-    assert list(ACTIVATIONS) == list(DERIVATIVES) == list(REFERENCE) == list(CONTRACT)
+    assert list(ACTIVATIONS) == list(DERIVATIVES) == list(REFERENCE) == list(VENDOR) == list(CONTRACT)
 
 
 @pytest.mark.parametrize("name", CONTRACT)
 def test_within_the_contracts_rounding(name):
     assert (np.abs(evaluate(name, POINTS) - exact(name, POINTS)) <= allowed(name, POINTS)).all()
+
+
+@pytest.mark.parametrize("name", CONTRACT)
+def test_the_vendors_spelling_is_the_same_function(name):
+    s = POINTS[np.abs(POINTS) < 2.0**20]
+    device = Device(kind="gpu" if jax.default_backend() == "gpu" else "interpreter")
+    found = evaluate(name, s, {name: spelled(name, Order.VENDOR, jnp.float32, device)})
+    assert (np.abs(found - exact(name, s)) <= allowed(name, s)).all()
 
 
 @pytest.mark.parametrize("name", CONTRACT)

@@ -11,6 +11,7 @@ from adapter_torch import DEVICE, to_numpy, to_torch
 from parity.contract.activations import ACTIVATIONS as CONTRACT
 from torchfused.activations import ACTIVATIONS, DERIVATIVES
 from torchfused.reference import ACTIVATIONS as REFERENCE
+from torchfused.vendor import ACTIVATIONS as VENDOR
 
 
 @triton.jit
@@ -19,23 +20,36 @@ def activation_kernel(s_ptr, y_ptr, N, ACTIVATION: tl.constexpr, BLOCK: tl.const
     tl.store(y_ptr + i, ACTIVATION(tl.load(s_ptr + i, mask=i < N)), mask=i < N)
 
 
-def evaluate(name: str, s: np.ndarray, table=ACTIVATIONS) -> np.ndarray:
+@triton.jit
+def vendor_kernel(s_ptr, y_ptr, N, ACTIVATION: tl.constexpr, BLOCK: tl.constexpr):
+    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    tl.store(y_ptr + i, ACTIVATION(tl.load(s_ptr + i, mask=i < N), tl.float32), mask=i < N)
+
+
+def evaluate(name: str, s: np.ndarray, table=ACTIVATIONS, kernel=activation_kernel) -> np.ndarray:
     held, out = to_torch(s), torch.full((s.size,), float("nan"), device=DEVICE)
     block = 1024
     with np.errstate(all="ignore"):
-        activation_kernel[(triton.cdiv(s.size, block),)](
+        kernel[(triton.cdiv(s.size, block),)](
             held, out, s.size, ACTIVATION=table[name], BLOCK=block, enable_fp_fusion=False
         )
     return to_numpy(out)
 
 
 def test_table_is_the_contracts():
-    assert list(ACTIVATIONS) == list(DERIVATIVES) == list(REFERENCE) == list(CONTRACT)
+    assert list(ACTIVATIONS) == list(DERIVATIVES) == list(REFERENCE) == list(VENDOR) == list(CONTRACT)
 
 
 @pytest.mark.parametrize("name", CONTRACT)
 def test_within_the_contracts_rounding(name):
     assert (np.abs(evaluate(name, POINTS) - exact(name, POINTS)) <= allowed(name, POINTS)).all()
+
+
+@pytest.mark.parametrize("name", CONTRACT)
+def test_the_vendors_spelling_is_the_same_function(name):
+    s = POINTS[np.abs(POINTS) < 2.0**20]
+    found = evaluate(name, s, VENDOR, vendor_kernel)
+    assert (np.abs(found - exact(name, s)) <= allowed(name, s)).all()
 
 
 @pytest.mark.parametrize("name", CONTRACT)

@@ -160,7 +160,7 @@ def test_orders_of_chains():
     assert str(ascending(96, terms=8)) == "chain[12 x (8+acc)]"
     assert str(ascending(64)) == "chain[64 x (1+acc)]"
     assert str(chained([(0, 4), (4, 10)])) == "(chain[4 x (1+acc)] + chain[6 x (1+acc)])"
-    assert ascending(33, chains=2, terms=16).nodes[-2:] == ((32,), (34, 35))
+    assert ascending(65, chains=2, terms=16).nodes[-2:] == ((64,), (68, 69))
 
 
 def test_misfits_are_refused():

@@ -49,6 +49,10 @@ def test_every_launch_compiles(arch):
         # A decode launch releases its arrival once and acquires the others'.
         waits = int(kernel == "decode_fwd_kernel")
         assert (case["gpu.release.add"], case["gpu.acquire"]) == (waits, waits), case
+        if name.startswith("vendor-"):
+            # Its own spelling, in the epilogues alone.
+            assert_vendor(case)
+            continue
         # Full-range division is spelled for all; the correctly rounded one is never left in.
         assert case["div.rn.f32"] == 0, case
         ieee = name.startswith("float32-ieee") or (name.startswith("float32") and case["tiles"] in BIAS_SUMS)
@@ -63,3 +67,30 @@ def test_every_launch_compiles(arch):
         if arch == 90 and name in ACTIVATIONS and kernel != "product_bwd_kernel":
             smooth = name in EXPONENTIALS and not (kernel == "linear_fwd_kernel" and "x256x" in case["tiles"])
             assert (case["ex2.approx"] > 0) == smooth, case
+
+
+# What torch's spelling of an activation has beside products: fma, exp2, IEEE's division, the hardware's reciprocal.
+VENDOR = {
+    "gelu": (7, 1, 0, 0),
+    "gelu_tanh": (6, 1, 0, 1),
+    "quick_gelu": (4, 1, 1, 0),
+    "silu": (4, 1, 1, 0),
+    "sigmoid": (4, 1, 1, 0),
+    "tanh": (5, 1, 0, 1),
+    "decode": (7, 1, 0, 0),
+}
+
+
+def assert_vendor(case: dict) -> None:
+    """Each instruction as often as any other of its activation, times how often torch's spelling has it."""
+    found = [case[name] for name in ("fma.rn.f32", "ex2.approx", "div.rn.f32", "rcp.approx")]
+    if case["kernel"] == "hidden_bwd_kernel":
+        # The derivative beside it is of our own spelling: its exp2 is another.
+        found[1] -= case["div.full.f32"]
+    else:
+        assert case["div.full.f32"] == 0, case
+    want = VENDOR.get(case["case"].removeprefix("vendor-"), (0, 0, 0, 0))
+    times = found[1]
+    assert found == [times * count for count in want] or not any(found), case
+    epilogue = (case["kernel"] == "linear_fwd_kernel" and case["tiles"] == "128x64x64") or "decode" in case["case"]
+    assert not any(want) or not epilogue or times > 0, case

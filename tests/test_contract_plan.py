@@ -39,8 +39,8 @@ def problem(m=8, **fields):
         (lambda: Plan(up=(16, 16, 16)), "up is (16, 16, 16), must be Tiles(m=..., n=..., k=...) or None"),
         (lambda: Tiles(m=16.0, n=16, k=16), "tile m is 16.0, must be a power of two and at least 16"),
         (lambda: choose(problem(), CPU, "library"), "plan is 'library', must be a Plan, such as Plan(strategy="),
-        (lambda: Plan(strategy="library", split_k=2), "a library plan has no tiles and no split_k"),
-        (lambda: Plan(strategy="library", up=Tiles(m=16, n=16, k=16)), "a library plan has no tiles and no split_k"),
+        (lambda: Plan(strategy="library", split_k=2), "a library plan has no tiles, split_k or order"),
+        (lambda: Plan(strategy="library", up=Tiles(m=16, n=16, k=16)), "a library plan has no tiles, split_k or order"),
         (lambda: Plan(strategy="decode", backend="hopper", up=Tiles(m=16, n=16, k=16)), "a decode/hopper plan has no"),
         (lambda: Plan(strategy="library", backend="hopper"), "a library plan has no backend of ours, hopper is one"),
         (lambda: Plan(strategy="magic"), "strategy is 'magic', must be one of tiled, decode, library"),
@@ -164,11 +164,11 @@ def test_complete_keeps_what_is_given():
     assert complete(LIBRARY, problem(), H200) == LIBRARY
 
 
-def test_chains_begin_at_multiples_of_32_and_cover_what_there_is():
-    for inner, chains in product((1, 31, 32, 33, 100, 4096, 14336), range(1, 10)):
+def test_chains_begin_at_multiples_of_64_and_cover_what_there_is():
+    for inner, chains in product((1, 63, 64, 65, 100, 6400, 14336), range(1, 10)):
         length = chain_length(inner, chains)
-        assert length % 32 == 0
-        assert (chains - 1) * length < inner + 32 * chains
+        assert length % 64 == 0
+        assert (chains - 1) * length < inner + 64 * chains
         assert chains * length >= inner
 
 

@@ -21,7 +21,7 @@ from parity.portrait import portrait_of
 from parity.session import Session
 
 HALF = Problem(
-    m=16, in_features=96, hidden_features=64, out_features=40, activation="relu",
+    m=16, in_features=192, hidden_features=128, out_features=40, activation="relu",
     bias_up=True, bias_down=True, dtype="float16",
 )  # fmt: skip
 WIDE = replace(HALF, dtype="float32")
@@ -89,8 +89,8 @@ def test_what_no_knob_explains_is_counted(fault):
 
 def test_an_unusual_order_is_asked_for():
     _, _, (usual, three) = portraits("hopper-order", HALF)
-    assert str(usual.recipe.up.order) == "chain[6 x (16+acc)]"
-    assert str(three.recipe.up.order) == "3 x chain[2 x (16+acc)]"
+    assert str(usual.recipe.up.order) == "chain[12 x (16+acc)]"
+    assert str(three.recipe.up.order) == "3 x chain[4 x (16+acc)]"
     assert three.exact
     assert usual.exact
 
@@ -141,7 +141,7 @@ def test_on_a_gpu_an_unexplained_bit_is_red(fault):
 def test_errors_grow_as_the_laws_say():
     problem = replace(HALF, dtype="bfloat16")
     with Session(emulated("hopper")) as session:
-        points = list(along_k(session, problem, (64, 1024), True, BOTH))
+        points = list(along_k(session, problem, (128, 2048), True, BOTH))
         stack = list(with_depth(session, HALF, 3, ["jaxfused", "torchfused", "eager"]))
     for point in points:
         assert set(point.runners) == set(BOTH)

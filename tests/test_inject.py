@@ -18,7 +18,7 @@ from parity.rounding import round_tf32, round_to
 from parity.run import FAILED, run
 from parity.session import Session
 
-SHAPE = (20, 40, 70, 24)
+SHAPE = (20, 72, 70, 24)
 DTYPES = ("fp32", "tf32", "fp16", "bf16")
 BOTH = pytest.mark.parametrize("gated", [False, True], ids=["plain", "gated"])
 
@@ -54,7 +54,7 @@ def test_right_runners_are_at_no_fault(placed, dtype, gated):
 @pytest.mark.parametrize(
     ("fault", "stage", "hint"),
     [
-        ("dropped_k_tail", FIRST, "summand 39 of 40 is missing"),
+        ("dropped_k_tail", FIRST, "summand 71 of 72 is missing"),
         ("bias_up_skipped", FIRST, "the bias is missing"),
         ("wrong_gelu", ACTIVATION, "it is gelu"),
         ("h_not_rounded", ROUNDING, "is not that of the h it shows"),

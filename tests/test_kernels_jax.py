@@ -62,14 +62,14 @@ def test_integers_are_exact(activation, gated, dtype, plan):
     assert all(np.array_equal(found[stage], whole[stage]) for stage in whole)
 
 
-# One number every 32 terms, where a chain may begin: its sum depends on which are added first, and every partial sum
+# One number every 64 terms, where a chain may begin: its sum depends on which are added first, and every partial sum
 # is known.
 PARTS = (2.0**24, 1.0, 1.0, 1.0, 1.0, -(2.0**24))
 
 
 @pytest.mark.parametrize(("split_k", "total"), [(1, 0.0), (2, 2.0), (3, 3.0), (4, 3.0), (6, 0.0), (9, 0.0)])
 def test_chains_are_as_long_as_the_plan_says_and_summed_upwards(split_k, total):
-    x = jnp.zeros((1, 32 * len(PARTS))).at[0, ::32].set(jnp.array(PARTS))
+    x = jnp.zeros((1, 64 * len(PARTS))).at[0, ::64].set(jnp.array(PARTS))
     w_up, w_down = jnp.ones((x.shape[1], 1)), jnp.ones((1, 1))
     plan = Plan(up=SMALL, down=SMALL, split_k=(split_k, 1))
     y = functional.fused_mlp(x, w_up, w_down, activation="identity", plan=plan)

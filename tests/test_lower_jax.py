@@ -26,9 +26,11 @@ DEVICES = {
 SHORT = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}
 
 
-def kernels(problem: Problem, device: Device, *, split_k: int = 1, taps: bool = False) -> list[dict]:
+def kernels(
+    problem: Problem, device: Device, *, split_k: int = 1, order: str = "fused", taps: bool = False
+) -> list[dict]:
     """The kernels of one MLP, forward."""
-    plan = choose(problem, device, Plan(split_k=split_k)).plan
+    plan = choose(problem, device, Plan(split_k=split_k, order=order)).plan
     options = {"activation": problem.activation, "precision": problem.precision, "taps": "float32" if taps else None}
     return lowered(lambda given: launch.tiled(plan, device, **given, **options), device, operands(problem))
 
@@ -131,6 +133,32 @@ def test_activation_is_spelled_in_hardware_steps(name):
     assert count(r"arith\.divf", up) == parts * smooth
     assert count(r"__nv_(?!exp2f|fabsf)", up) == 0
     assert count(r"exp2|arith\.divf", down) == 0
+
+
+# What torch's spelling has beside products: fma, exp2, IEEE's division, the hardware's reciprocal.
+VENDOR = {
+    "gelu": (7, 1, 0, 0), "gelu_tanh": (6, 1, 0, 1), "quick_gelu": (4, 1, 1, 0), "silu": (4, 1, 1, 0),
+    "sigmoid": (4, 1, 1, 0), "tanh": (5, 1, 0, 1),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("gated", [False, True])
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_the_vendors_order_is_spelled_as_torch_does(name, gated):
+    problem = Problem(
+        m=33, in_features=64, hidden_features=64, out_features=64, activation=name, gated=gated, dtype="bfloat16"
+    )
+    up, down = kernels(problem, DEVICES["H200"], order="vendor")
+    parts = choose(problem, DEVICES["H200"], Plan()).plan.gemms()[0].tiles.n // COLUMNS
+    want = [parts * count for count in VENDOR.get(name, (0, 0, 0, 0))]
+    assert [count(what, up) for what in (r"fma\.rn\.f32", "exp2", r"div\.rn\.f32", r"rcp\.approx")] == want
+    assert count(r"arith\.divf|__nv_(?!exp2f|fabsf|floorf)", up) == 0
+    assert count(r"inline_asm|exp2|arith\.divf", down) == 0
+    # s (and u), the activation and, in quick_gelu, what lies between: to bfloat16 and back; y is, too.
+    inner = 2 if name == "quick_gelu" else 0
+    rounding = rf"arith\.truncf [^\n]*x{COLUMNS}xf32>"
+    assert count(rounding, up) == parts * (3 + gated + inner)
+    assert count(rounding, down) == parts * 3
 
 
 @pytest.mark.parametrize("split_k", [1, 2, 3])

@@ -17,6 +17,8 @@ ONLY_TORCH_FILES = {"_compat.py", "arrivals.py", "hopper.py", "launcher.py", "se
 ONLY_HERE = {
     ("device.py", "interpreted"): "Triton keeps this switch itself",
     ("module.py", "promote"): "Flax separates what is stored from what is computed in",
+    ("vendor.py", "fma"): "Triton has it: tl.fma",
+    ("vendor.py", "divide"): "Triton has it: tl.div_rn",
     ("kernels/gemm.py", "halves"): "Triton splits a tile in two at a time",
     ("kernels/gemm.py", "parts"): "Pallas cuts it into as many as there are",
     ("kernels/gemm.py", "Operand"): "a reference that knows how it is held; strides say it in Triton",

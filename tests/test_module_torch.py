@@ -91,8 +91,7 @@ def test_every_parameter_gets_its_gradient(gated, save):
     y.backward(dy)
     arguments = module._arguments()
     assert arguments["save"] == save
-    plan = module.explain(x).plan
-    want = gradients(dy, x.detach(), **arguments, plan=plan)
+    want = gradients(dy, x.detach(), **arguments | {"plan": module.explain(x).plan})
     held = {name: t for name, t in arguments.items() if torch.is_tensor(t)} | {"x": x}
     assert {f"d_{name}" for name in held} == {name for name in want if name[2:] in held}
     assert len(held) == len(list(module.parameters())) + 1

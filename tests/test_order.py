@@ -26,8 +26,8 @@ def emulated(fault):
     )
 
 
-def find(fault, runner="torchfused", *, dtype="float16", m=7):
-    probe = Probe(k=64, m=m, dtype=dtype, precision="ieee", plan=Plan())
+def find(fault, runner="torchfused", *, dtype="float16", m=7, k=64):
+    probe = Probe(k=k, m=m, dtype=dtype, precision="ieee", plan=Plan())
     found = list(orders(probe, [emulated(fault)], [runner]))
     assert [finding.gemm for finding in found] == list(GEMMS)
     return found
@@ -36,13 +36,13 @@ def find(fault, runner="torchfused", *, dtype="float16", m=7):
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 @pytest.mark.parametrize(
     ("fault", "text"),
-    [("", "chain[64 x (1+acc)]"), ("tensor", "chain[4 x (16+acc)]"), ("tensor_split", "2 x chain[2 x (16+acc)]")],
+    [("", "chain[128 x (1+acc)]"), ("tensor", "chain[8 x (16+acc)]"), ("tensor_split", "2 x chain[4 x (16+acc)]")],
 )
 def test_both_gemms_orders_are_found(fault, text, dtype):
-    found = find(fault, dtype=dtype)
+    found = find(fault, dtype=dtype, k=128)
     assert [str(finding) for finding in found] == [text, text]
     assert found[0].order == found[1].order
-    assert [str(finding) for finding in find(fault, "eager")] == ["chain[64 x (1+acc)]"] * 2
+    assert [str(finding) for finding in find(fault, "eager", k=128)] == ["chain[128 x (1+acc)]"] * 2
 
 
 def test_an_order_that_changes_is_a_finding_of_its_own():

@@ -50,7 +50,8 @@ def fused_mlp(
 
     Weights are nn.Linear's ``[out, in]``, any strides. float32, float16 or bfloat16, one for all operands; float32
     accumulation; the hidden layer and ``y`` are each rounded once to the operands' type. ``precision`` is "ieee" or,
-    for float32, "tf32". ``plan`` forces how it runs; left out, ``explain`` tells what is chosen and why. Under
+    for float32, "tf32". ``plan`` forces how it runs; left out, ``explain`` tells what is chosen and why. A plan of the
+    vendor's order gives the bits of torch's eager MLP (contract/vendor.py), but not those of its gradients. Under
     autocast the operands are cast to its type, as for nn.Linear.
 
     Differentiable once by torch.autograd; a gradient has its operand's type. ``save`` is what a fused plan keeps for
@@ -237,7 +238,7 @@ def _decide(described: tuple, activation: str, precision: str, plan: Plan | None
     if plan is not None:
         # (dynamo of torch 2.11 hands on what a plan is made of, and no plan.)
         tiles = tuple([None if cut is None else (cut.m, cut.n, cut.k) for cut in (plan.up, plan.down)])
-        parts = plan.strategy, plan.backend, tiles, plan.split_k
+        parts = plan.strategy, plan.backend, tiles, plan.split_k, plan.order
     return _constant(described, activation, precision, parts, trains)
 
 
@@ -246,9 +247,9 @@ def _decide(described: tuple, activation: str, precision: str, plan: Plan | None
 def _constant(described: tuple, activation: str, precision: str, parts: tuple | None, trains: bool) -> str:
     if parts is None:
         return _decided(described, activation, precision, None, trains)
-    strategy, backend, tiles, split_k = parts
+    strategy, backend, tiles, split_k, order = parts
     up, down = (Tiles(m=cut[0], n=cut[1], k=cut[2]) if cut else None for cut in tiles)
-    plan = Plan(strategy=strategy, backend=backend, up=up, down=down, split_k=split_k)
+    plan = Plan(strategy=strategy, backend=backend, up=up, down=down, split_k=split_k, order=order)
     return _decided(described, activation, precision, plan, trains)
 
 

@@ -9,11 +9,12 @@ from parity.contract.plan import Plan
 from parity.contract.problem import Device
 from parity.contract.schedule import COLUMNS, decode_stages, is_even, programs
 from parity.contract.tiles import chain_length
+from parity.contract.vendor import Order
 
-from .activations import ACTIVATIONS
 from .arrivals import arrivals_of
 from .kernels.decode import decode_fwd_kernel
 from .launcher import Launcher
+from .vendor import spelled
 
 # (UP, DOWN) of each launch. An interpreter runs programs one after the other: there none could wait for another.
 _TOGETHER = ((True, True),)
@@ -109,8 +110,8 @@ def _launchers(
         "BL": down.tiles.k,
         "SPLIT_K": up.split_k,
         "SPLIT_H": down.split_k,
-        "ACTIVATION": ACTIVATIONS[activation],
-        "IDENTITY": ACTIVATIONS["identity"],
+        "ACTIVATION": spelled(activation, plan.order),
+        "IDENTITY": spelled("identity", plan.order),
         "GATED": gated,
         "BIAS_UP": biases[0] is not None,
         "BIAS_GATE": biases[1] is not None,
@@ -122,6 +123,7 @@ def _launchers(
         "EVEN_BN": n % down.tiles.n == 0,
         "EVEN_BL": is_even(down, hidden, abreast=True),
         "COLUMNS": COLUMNS,
+        "VENDOR": plan.order is Order.VENDOR,
     }
     options: dict[str, Any] = {
         "num_warps": 4,

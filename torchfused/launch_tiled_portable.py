@@ -10,11 +10,13 @@ from parity.contract.plan import Gemm
 from parity.contract.problem import Device
 from parity.contract.schedule import COLUMNS, GROUP_M, is_even, schedule
 from parity.contract.tiles import chain_length, tiles_for
+from parity.contract.vendor import Order
 
-from .activations import ACTIVATIONS, DERIVATIVES
+from .activations import DERIVATIVES
 from .kernels.tiled import linear_fwd_kernel
 from .kernels.tiled_backward import hidden_bwd_kernel, product_bwd_kernel
 from .launcher import Launcher
+from .vendor import spelled
 
 
 def linear(
@@ -28,6 +30,7 @@ def linear(
     b_gate: torch.Tensor | None = None,
     activation: str,
     precision: str,
+    order: Order,
     taps: torch.dtype | None = None,
 ) -> dict[str, torch.Tensor]:
     m, k = x.shape
@@ -64,13 +67,14 @@ def linear(
             0 if b_gate is None else b_gate.stride(0),
         ),
         SPLIT_K=gemm.split_k,
-        ACTIVATION=ACTIVATIONS[activation],
+        ACTIVATION=spelled(activation, order),
         GATED=gate is not None,
         BIAS=b is not None,
         BIAS_GATE=b_gate is not None,
         TAPS=taps is not None,
         TF32=precision == "tf32",
         COLUMNS=COLUMNS,
+        VENDOR=order is Order.VENDOR,
     )
     return out
 
@@ -83,6 +87,7 @@ def hidden_bwd(
     *,
     activation: str,
     precision: str,
+    order: Order,
 ) -> dict[str, torch.Tensor]:
     m, k = dy.shape
     s = saved["s"]
@@ -99,12 +104,13 @@ def hidden_bwd(
         (dy, w, s, saved.get("u", s), out.get("h", s), out["d_s"], out.get("d_u", s)),
         (m, n, k),
         (*dy.stride(), *w.stride()),
-        ACTIVATION=ACTIVATIONS[activation],
+        ACTIVATION=spelled(activation, order),
         DERIVATIVE=DERIVATIVES[activation],
         GATED=gated,
         HIDDEN=hidden,
         TF32=precision == "tf32",
         COLUMNS=COLUMNS,
+        VENDOR=order is Order.VENDOR,
     )
     return out
 

@@ -8,6 +8,7 @@ from parity.contract.activations import check_activation
 from parity.contract.dtypes import check_precision
 from parity.contract.errors import UnsupportedError
 from parity.contract.explanation import Explanation
+from parity.contract.plan import Plan, check_plan
 from parity.contract.saved import check_save
 
 from . import functional
@@ -19,10 +20,10 @@ class FusedMLP(nn.Module):
     Children ``up_proj``, ``down_proj`` and, when gated, ``gate_proj`` are nn.Linear, so checkpoints with these names
     load as they are. Set a child's ``bias`` to None to go without that one. ``out_features`` defaults to
     ``in_features``. ``precision`` is "ieee" or, for float32, "tf32"; ``save`` (what a fused plan keeps for the
-    backward) is "preact", "hidden" or "recompute", see fused_mlp.
+    backward) is "preact", "hidden" or "recompute", ``plan`` forces how it runs, see fused_mlp.
 
-    Raises ValueError for an unknown activation, precision or save, UnsupportedError when a child is no longer a plain
-    nn.Linear or has hooks: its weights are read, it is never called.
+    Raises ValueError for an unknown activation, precision, save or plan, UnsupportedError when a child is no longer a
+    plain nn.Linear or has hooks: its weights are read, it is never called.
     """
 
     def __init__(
@@ -36,6 +37,7 @@ class FusedMLP(nn.Module):
         bias: bool = True,
         precision: str = "ieee",
         save: str = "preact",
+        plan: Plan | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -47,6 +49,7 @@ class FusedMLP(nn.Module):
         self.gated = gated
         self.precision = precision
         self.save = save
+        self.plan = check_plan(plan)
         out_features = in_features if out_features is None else out_features
         self.up_proj = nn.Linear(in_features, hidden_features, bias=bias, device=device, dtype=dtype)
         if gated:
@@ -61,7 +64,8 @@ class FusedMLP(nn.Module):
         return functional.explain(x, **self._arguments())
 
     def extra_repr(self) -> str:
-        return f"activation={self.activation!r}, gated={self.gated}, precision={self.precision!r}, save={self.save!r}"
+        text = f"activation={self.activation!r}, gated={self.gated}, precision={self.precision!r}, save={self.save!r}"
+        return text if self.plan is None else f"{text}, plan={self.plan}"
 
     def _arguments(self) -> dict:
         up, down = _plain("up_proj", self.up_proj), _plain("down_proj", self.down_proj)
@@ -76,6 +80,7 @@ class FusedMLP(nn.Module):
             "activation": self.activation,
             "precision": self.precision,
             "save": self.save,
+            "plan": self.plan,
         }
 
 

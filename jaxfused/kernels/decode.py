@@ -9,6 +9,7 @@ from jax.experimental import pallas as pl
 
 from parity.contract.plan import Gemm
 from parity.contract.tiles import chain_length
+from parity.contract.vendor import Order
 
 from .epilogue import finish
 from .gemm import Operand, chain, chains_abreast
@@ -36,6 +37,7 @@ def decode_fwd_kernel(
     identity: Callable[[Array], Array],
     tf32: bool,
     columns: int,
+    order: Order,
 ):
     """``h = act(x w_up + b_up)``, or ``h = act(x gate + b_gate) * (x w_up + b_up)`` where there is a gate, then
     ``y = h w_down + b_down``; the arithmetic is linear_fwd_kernel's. Absent refs are None.
@@ -47,17 +49,19 @@ def decode_fwd_kernel(
     """
     weights = tuple(Operand(ref) for ref in (w_up_ref, gate_ref) if ref is not None)
     if halves[0]:
-        _blocks(up, x_ref, weights, b_up_ref, b_gate_ref, h_ref, s_ref, u_ref, activation, tf32, columns)
+        _blocks(up, x_ref, weights, b_up_ref, b_gate_ref, h_ref, s_ref, u_ref, activation, tf32, columns, order)
     if all(halves):
         hand_over(arrivals_ref)
     if halves[1]:
-        _blocks(down, h_ref, (Operand(w_down_ref),), b_down_ref, None, y_ref, None, None, identity, tf32, columns)
+        _blocks(
+            down, h_ref, (Operand(w_down_ref),), b_down_ref, None, y_ref, None, None, identity, tf32, columns, order
+        )
 
 
 def _blocks(
     gemm: Gemm, x_ref: jax.Ref, weights: tuple[Operand, ...], b_ref: jax.Ref | None, b_gate_ref: jax.Ref | None,
     y_ref: jax.Ref, s_ref: jax.Ref | None, u_ref: jax.Ref | None, activation: Callable[[Array], Array],
-    tf32: bool, columns: int,
+    tf32: bool, columns: int, order: Order,
 ) -> None:  # fmt: skip
     """This program's blocks of columns of ``act(x w + b)``, all rows of each."""
     (M, K), N, tiles = x_ref.shape, weights[0].ref.shape[1], gemm.tiles
@@ -73,6 +77,6 @@ def _blocks(
         else:
             length = chain_length(K, gemm.split_k)
             accs = chains_abreast(Operand(x_ref), weights, m, n, M, N, K, length, gemm.split_k, tiles, tf32)
-        finish(accs, b_ref, b_gate_ref, y_ref, s_ref, u_ref, m, first, M, N, columns, activation)
+        finish(accs, b_ref, b_gate_ref, y_ref, s_ref, u_ref, m, first, M, N, columns, activation, order)
 
     lax.fori_loop(0, pl.cdiv(pl.cdiv(N, tiles.n) - program, step), block, None)

@@ -7,6 +7,7 @@ from jax import numpy as jnp
 from jax.experimental import pallas as pl
 
 from parity.contract.tiles import Tiles, chain_length
+from parity.contract.vendor import Order
 
 from .epilogue import finish
 from .gemm import Operand, chain, tile_of
@@ -28,12 +29,14 @@ def linear_fwd_kernel(
     tf32: bool,
     group_m: int,
     columns: int,
+    order: Order,
 ):
     """``y = act(x w + b)``, or ``y = act(x gate + b_gate) * (x w + b)`` where there is a gate; absent refs are None.
 
     x ``[M, K]``, w and gate ``[K, N]``, y ``[M, N]``. float32 accumulation, bias and activation; y is rounded once,
     to its own type. s takes the argument of the activation and u, with a gate, the other factor (``[M, N]``, rounded
-    to their own type). K is summed in split_k chains, one after the other.
+    to their own type). K is summed in split_k chains, one after the other. In the vendor's ``order``: rounded and
+    spelled as torch's eager MLP is.
     """
     M, K = x_ref.shape
     N = w_ref.shape[1]
@@ -51,4 +54,4 @@ def linear_fwd_kernel(
         accs = part if accs is None else tuple(a + b for a, b in zip(accs, part, strict=True))
     assert accs is not None
 
-    finish(accs, b_ref, b_gate_ref, y_ref, s_ref, u_ref, m, tile_n * tiles.n, M, N, columns, activation)
+    finish(accs, b_ref, b_gate_ref, y_ref, s_ref, u_ref, m, tile_n * tiles.n, M, N, columns, activation, order)

@@ -8,7 +8,9 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plt
 
 from parity.contract.tiles import Tiles
+from parity.contract.vendor import Order
 
+from .epilogue import activated
 from .gemm import Operand, chain, parts, tile_of
 
 
@@ -27,6 +29,7 @@ def hidden_bwd_kernel(
     tf32: bool,
     group_m: int,
     columns: int,
+    order: Order,
 ):
     """``ds = (dy w^T) act'(s)``; with u, ``ds = ((dy w^T) u) act'(s)`` and ``du = (dy w^T) act(s)``.
 
@@ -49,7 +52,7 @@ def hidden_bwd_kernel(
         s = plt.load(s_ref.at[m, n], mask=mask, other=0.0).astype(jnp.float32)
         if u_ref is not None:
             u = plt.load(u_ref.at[m, n], mask=mask, other=0.0).astype(jnp.float32)
-            f = activation(s)
+            f = activated(s, s_ref.dtype, activation, order)
             ds = (dh * u) * derivative(s)
             plt.store(du_ref.at[m, n], (dh * f).astype(du_ref.dtype), mask=mask)
             if h_ref is not None:
@@ -57,7 +60,8 @@ def hidden_bwd_kernel(
         else:
             ds = dh * derivative(s)
             if h_ref is not None:
-                plt.store(h_ref.at[m, n], activation(s).astype(h_ref.dtype), mask=mask)
+                f = activated(s, s_ref.dtype, activation, order)
+                plt.store(h_ref.at[m, n], f.astype(h_ref.dtype), mask=mask)
         plt.store(ds_ref.at[m, n], ds.astype(ds_ref.dtype), mask=mask)
 
 

@@ -4,9 +4,13 @@ Both twins spell each function with the same float32 steps: every product is rou
 contraction), ``exp2`` is the hardware's (``ex2.approx``), ``/`` is the hardware's full-range division
 (``div.full``). All constants stand here; a twin rounds them to float32 and adds none of its own.
 
-To add one: a row here, a function of the same name and its derivative in ``activations.py`` and what the framework
-offers in ``reference.py`` of ``jaxfused`` and ``torchfused``, and the float64 formulas in ``parity/oracle.py`` and
-``parity/backward.py``.
+A plan of the vendor's order takes them as torch's eager kernels spell them (``vendor``), compiled for CUDA 13.0: there
+``fma`` rounds once, ``div`` is IEEE's and ``rcp`` the hardware's approximation. Source: ATen/native/cuda/
+(Activation*Kernel.cu, UnarySpecialOpsKernel.cu); erf, exp and tanh as nvcc 13.0 expands them.
+
+To add one: a row here, a function of the same name and its derivative in ``activations.py``, torch's spelling in
+``vendor.py`` and what the framework offers in ``reference.py`` of ``jaxfused`` and ``torchfused``, and the float64
+formulas in ``parity/oracle.py`` and ``parity/backward.py``.
 """
 
 import math
@@ -52,12 +56,46 @@ TANH_Q = (
     -0.005704964095913671,
 )
 
+# torch's own, to the last digit of float32. (CUDA 12's erf has other coefficients above its cut, and so other bits.)
+VENDOR_SQRT_HALF = 0.7071067690849304
+VENDOR_GELU_TANH = 0.7978845834732056
+VENDOR_GELU_TANH_CUBIC = 0.044714998453855515
+VENDOR_QUICK_GELU = 1.702
+# exp(s) = 2^(n - 126) exp2(s log2(e) - (n - 126)), n = floor(252 clip(s SCALE + 1/2, 0, 1)); log2(e) in two parts.
+VENDOR_EXP_SCALE = 0.005724980030208826
+VENDOR_EXP_HIGH, VENDOR_EXP_LOW = 1.4426950216293335, 1.925963033500011e-08
+# erf(s) = s + s P(s^2) below the cut; 1 - exp2(-a - a P(a)), a = |s|, above it. Highest power first.
+VENDOR_ERF_CUT = 1.002959966659546
+VENDOR_ERF_NEAR = (
+    8.483494457323104e-05,
+    -0.0008213091641664505,
+    0.005213488824665546,
+    -0.026868773624300957,
+    0.11284004896879196,
+    -0.37612664699554443,
+    0.12837915122509003,
+)
+VENDOR_ERF_FAR = (
+    0.00011219871521461755,
+    -0.0013275252422317863,
+    0.00839653518050909,
+    -0.04024658352136612,
+    0.15950430929660797,
+    0.9129176735877991,
+    0.6290600299835205,
+)
+# tanh(s) = s + s z P(z), z = s^2, below the cut; 1 - 2 rcp(1 + exp2(a EXPONENT)) above it, and 1 from ONE on.
+VENDOR_TANH_CUT, VENDOR_TANH_ONE = 0.6000000238418579, 9.010913848876953
+VENDOR_TANH_EXPONENT = 2.885390043258667
+VENDOR_TANH_NEAR = (0.01573968306183815, -0.05230396240949631, 0.13315297663211823, -0.33332768082618713)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Activation:
     """One activation ``f`` of the pre-activation ``s``, and its derivative ``f'``.
 
-    ``steps`` and ``slope_steps`` are how the kernels spell them. ``slope`` bounds ``|f'|`` and ``curvature`` ``|f''|``;
+    ``steps`` and ``slope_steps`` are how the kernels spell them, ``vendor`` how torch spells ``f``; ``round`` there is
+    to the operands' type. ``slope`` bounds ``|f'|`` and ``curvature`` ``|f''|``;
     None means ``|f'| <= 2 |s|`` (relu2), or that ``f'`` jumps (relu). ``rounding`` bounds the spelling's absolute error
     in units of ``2^-24 max(|s|, |f(s)|)``: two units an exp2 or a division's ulp, one an addition or product, weighted
     by how far each reaches the result; ``slope_rounding`` likewise that of ``f'``, in units of ``2^-24 slope`` (of
@@ -68,6 +106,7 @@ class Activation:
     formula: str
     steps: str
     slope_steps: str
+    vendor: str
     slope: float | None = 1.0
     curvature: float | None = 1.0
     rounding: float = 8.0
@@ -86,6 +125,7 @@ ACTIVATIONS = {
             formula="max(s, 0)",
             steps="s <= 0 ? 0 : s",
             slope_steps="s <= 0 ? 0 : 1",
+            vendor="s <= 0 ? 0 : s",
             curvature=None,
             rounding=0.0,
             slope_rounding=0.0,
@@ -95,6 +135,7 @@ ACTIVATIONS = {
             formula="max(s, 0)^2",
             steps="r = relu(s); r * r",
             slope_steps="r = relu(s); r + r",
+            vendor="r = relu(s); r * r",
             slope=None,
             curvature=2.0,
             rounding=1.0,
@@ -107,6 +148,7 @@ ACTIVATIONS = {
             "s * (s < 0 ? q : 1 - q)",
             slope_steps="x = e < -126 ? 0 : exp2(e); e < -126 ? (s < 0 ? 0 : 1) : "
             "(s < 0 ? (t P(t)) * x : 1 - (t P(t)) * x) + s * (x D)",
+            vendor="(s * 0.5) * (1 + erf(s * SQRT_HALF))",
             slope=1.129,
         ),
         Activation(
@@ -116,6 +158,7 @@ ACTIVATIONS = {
             slope_steps="a = |s|; z = a * (E + C * (a * a)); q = exp2(z); g = 1 / (1 + q); "
             + _TAIL
             + "(s < 0 ? q * g : g) + (s * ((q * g) * g)) * (S + S2 * (a * a))",
+            vendor="(0.5 * s) * (1 + tanh(fma(CUBIC, (s * s) * s, s) * GELU_TANH))",
             slope=1.13,
             slope_rounding=32.0,
         ),
@@ -126,6 +169,7 @@ ACTIVATIONS = {
             slope_steps="z = |s| * E; q = exp2(z); g = 1 / (1 + q); "
             + _TAIL
             + "(s < 0 ? q * g : g) + (s * 1.702) * ((q * g) * g)",
+            vendor="r = round(s * 1.702); s * round(div(1, 1 + exp(-r)))",
             slope=1.1,
         ),
         Activation(
@@ -135,6 +179,7 @@ ACTIVATIONS = {
             slope_steps="z = |s| * E; q = exp2(z); g = 1 / (1 + q); "
             + _TAIL
             + "(s < 0 ? q * g : g) + s * ((q * g) * g)",
+            vendor="div(s, 1 + exp(-s))",
             slope=1.1,
         ),
         Activation(
@@ -142,6 +187,7 @@ ACTIVATIONS = {
             formula="1 / (1 + exp(-s))",
             steps="1 / (1 + exp2(s * E))",
             slope_steps="z = |s| * E; q = exp2(z); g = 1 / (1 + q); z < -126 ? 0 : (q * g) * g",
+            vendor="div(1, 1 + exp(-s))",
             slope=0.25,
             curvature=0.1,
         ),
@@ -150,12 +196,14 @@ ACTIVATIONS = {
             formula="tanh(s)",
             steps="a = |s|; a < CUT ? s * (1 + z Q(z)) : sign(s) (1 - 2 / (1 + exp2(a * E))), z = s * s",
             slope_steps="z = |s| * -E; q = exp2(z); g = 1 / (1 + q); z < -126 ? 0 : ((4 * q) * g) * g",
+            vendor="tanh(s)",
         ),
         Activation(
             name="identity",
             formula="s",
             steps="s",
             slope_steps="1",
+            vendor="s",
             curvature=0.0,
             rounding=0.0,
             slope_rounding=0.0,

@@ -15,6 +15,7 @@ from .hopper_tiles import forward_of, unfit
 from .measured import FASTER
 from .problem import Device, Problem
 from .tiles import Tiles, decode_tiles_for, padded, stage_bytes, tiles_for
+from .vendor import Order, recorded, records, unreplayed
 
 # The most rows of a decode plan, and the most chains it keeps going at once.
 DECODE_ROWS = 64
@@ -64,22 +65,24 @@ class Gemm:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Plan:
     """``up`` and ``down`` tile the two GEMMs; None leaves them to ``choose``; they change no bit. ``split_k = (s, t)``
-    sums the first GEMM's K range in s chains and the second's in t: each chain has ``32 ceil(ceil(K / 32) / s)`` terms,
+    sums the first GEMM's K range in s chains and the second's in t: each chain has ``64 ceil(ceil(K / 64) / s)`` terms,
     and the chains are added in ascending order in float32. A single number stands for both. Plans of one ``split_k``
-    give the same bits, whatever their strategy and the number of rows.
+    and ``order`` give the same bits, whatever their strategy and the number of rows. Left out, ``split_k`` is one chain
+    each; in the vendor's order, what was recovered of the vendor's GEMMs (vendor.py).
 
-    Raises ValueError for a split below 1, tiles, splits or a backend on a ``library`` plan, which has none, or tiles on
-    a ``decode/hopper`` plan, whose twins cut their own layouts.
+    Raises ValueError for a split below 1, for tiles, splits, an order or a backend on a ``library`` plan, which has
+    none, or tiles on a ``decode/hopper`` plan, whose twins cut their own layouts.
     """
 
     strategy: Strategy = Strategy.TILED
     backend: Backend = Backend.PORTABLE
     up: Tiles | None = None
     down: Tiles | None = None
-    split_k: tuple[int, int] | int = (1, 1)
+    split_k: tuple[int, int] | int | None = None
+    order: Order = Order.FUSED
 
     def __post_init__(self) -> None:
-        for name, known in (("strategy", Strategy), ("backend", Backend)):
+        for name, known in (("strategy", Strategy), ("backend", Backend), ("order", Order)):
             value = getattr(self, name)
             if value not in list(known):
                 raise ValueError(f"{name} is {value!r}, must be one of {', '.join(known)}")
@@ -87,13 +90,14 @@ class Plan:
         for name in ("up", "down"):
             if not isinstance(getattr(self, name), Tiles | None):
                 raise ValueError(f"{name} is {getattr(self, name)!r}, must be Tiles(m=..., n=..., k=...) or None")
-        splits = self.split_k if isinstance(self.split_k, tuple | list) else (self.split_k, self.split_k)
-        splits = tuple(splits)
-        if len(splits) != 2 or not all(type(split) is int and split >= 1 for split in splits):
-            raise ValueError(f"split_k is {self.split_k}, must be 1 or more for each of the two GEMMs")
+        splits = 1 if self.split_k is None and self.order is Order.FUSED else self.split_k
+        if splits is not None:
+            splits = tuple(splits) if isinstance(splits, tuple | list) else (splits, splits)
+            if len(splits) != 2 or not all(type(split) is int and split >= 1 for split in splits):
+                raise ValueError(f"split_k is {self.split_k}, must be 1 or more for each of the two GEMMs")
         object.__setattr__(self, "split_k", splits)
         if self.strategy is Strategy.LIBRARY and (self.up or self.down or splits != (1, 1)):
-            raise ValueError("a library plan has no tiles and no split_k: the vendor's GEMM decides; drop them")
+            raise ValueError("a library plan has no tiles, split_k or order: the vendor's GEMM decides; drop them")
         if self.strategy is Strategy.LIBRARY and self.backend is not Backend.PORTABLE:
             raise ValueError(f"a library plan has no backend of ours, {self.backend} is one; drop it")
         if (self.strategy, self.backend) == (Strategy.DECODE, Backend.HOPPER) and (self.up or self.down):
@@ -137,8 +141,9 @@ class Plan:
         if self.strategy is Strategy.LIBRARY:
             return "library"
         text = f"{self.strategy}/{self.backend}"
+        text += " in the vendor's order" if self.order is Order.VENDOR else ""
         text += f" up {self.up} down {self.down}" if self.up or self.down else ""
-        return text if self.split_k == (1, 1) else f"{text} split_k {self.split_k}"
+        return text if self.split_k in (None, (1, 1)) else f"{text} split_k {self.split_k}"
 
 
 LIBRARY = Plan(strategy=Strategy.LIBRARY)
@@ -177,7 +182,8 @@ def _choose(problem: Problem, device: Device, forced: Plan | None, training: boo
         if training and forced.strategy is Strategy.DECODE and forced.backend is Backend.HOPPER:
             why = "forced by the caller; decode/hopper has no backward, tiled/hopper of the same bits has one"
             return Choice(plan=complete(replace(forced, strategy=Strategy.TILED), problem, device), why=why)
-        return Choice(plan=complete(forced, problem, device), why="forced by the caller")
+        of = "" if forced.split_k else f"; split_k is that of {records()[device.name].vendor} on {device.name}"
+        return Choice(plan=complete(forced, problem, device), why=f"forced by the caller{of}")
     limit = limitation(problem, device, Plan())
     if limit and device.kind == "interpreter":
         # An interpreter is asked for to see the kernels run: running something else would hide what was asked.
@@ -230,6 +236,13 @@ def limitation(problem: Problem, device: Device, plan: Plan) -> str | None:
     """Why ``plan`` cannot run ``problem`` on ``device``, with the way out; None if it can. The one such predicate."""
     if plan.strategy is Strategy.LIBRARY:
         return None
+    if plan.order is Order.VENDOR:
+        if plan.backend is Backend.HOPPER:
+            return "the hopper backend rounds in an order of its own, not in the vendor's; use portable"
+        reason = unreplayed(problem, device, plan.split_k)
+        if reason:
+            return reason
+        plan = replace(plan, split_k=plan.split_k or recorded(problem, device))
     if plan.strategy is Strategy.DECODE:
         if problem.m > DECODE_ROWS:
             return f"decode serves at most {DECODE_ROWS} rows, these are {problem.m}; use tiled or the library plan"
@@ -314,9 +327,10 @@ def _not_for_hopper_tiles(problem: Problem, device: Device, plan: Plan) -> str |
 
 
 def complete(plan: Plan, problem: Problem, device: Device) -> Plan:
-    """``plan`` with the tiles it left open."""
+    """``plan`` with the tiles and splits it left open."""
     if plan.strategy is Strategy.LIBRARY or (plan.strategy, plan.backend) == (Strategy.DECODE, Backend.HOPPER):
         return plan
+    plan = replace(plan, split_k=plan.split_k or recorded(problem, device))
     k, h, n = problem.in_features, problem.hidden_features, problem.out_features
     weights, (up, down) = 1 + problem.gated, plan.splits
     if plan.backend is Backend.HOPPER:

@@ -5,8 +5,11 @@ from dataclasses import dataclass
 from .dtypes import DTYPES
 from .problem import Device
 
-# A chain starts at a multiple of this, whatever the tiles are: they change no bit of a product.
-CHAIN_STEP = 32
+# A chain starts at a multiple of this, whatever the tiles are: they change no bit of a product. The vendor's GEMM
+# splits its sums at the same places.
+CHAIN_STEP = 64
+# The least depth of a tile that is worth having for the masks it saves.
+LEAST_DEPTH = 32
 # The share of processors that must have a tile: at 0.97 of them, wide tiles were still the faster ones.
 BUSY = 0.75
 
@@ -79,7 +82,7 @@ def tiles_for(
     # A masked load is not pipelined: a tile that divides K, where one of fair depth does, needs no mask.
     even = inner & -inner
     k = min(padded(inner), k)
-    return Tiles(m=m, n=min(padded(outer), n), k=min(k, even) if even >= CHAIN_STEP else k)
+    return Tiles(m=m, n=min(padded(outer), n), k=min(k, even) if even >= LEAST_DEPTH else k)
 
 
 def decode_tiles_for(

@@ -60,6 +60,7 @@ def decode_fwd_kernel(
     EVEN_BN: tl.constexpr,
     EVEN_BL: tl.constexpr,
     COLUMNS: tl.constexpr,
+    VENDOR: tl.constexpr,
     UP: tl.constexpr,
     DOWN: tl.constexpr,
 ):
@@ -78,6 +79,7 @@ def decode_fwd_kernel(
                 x_ptr, w_up_ptr, gate_ptr, b_up_ptr, b_gate_ptr, h_ptr, s_ptr, u_ptr, block, M, H, K, LENGTH_K,
                 stride_xm, stride_xk, stride_uh, stride_uk, stride_gh, stride_gk, stride_bu, stride_bg,
                 BM, BH, BK, SPLIT_K, ACTIVATION, GATED, BIAS_UP, BIAS_GATE, TAPS, TF32, EVEN_BH, EVEN_BK, COLUMNS,
+                VENDOR,
             )  # fmt: skip
     if UP and DOWN:
         hand_over(arrivals_ptr)
@@ -87,6 +89,7 @@ def decode_fwd_kernel(
                 h_ptr, w_down_ptr, w_down_ptr, b_down_ptr, b_down_ptr, y_ptr, s_ptr, u_ptr, block, M, N, H, LENGTH_H,
                 H, 1, stride_dn, stride_dh, stride_dn, stride_dh, stride_bd, 0,
                 BM, BN, BL, SPLIT_H, IDENTITY, False, BIAS_DOWN, False, False, TF32, EVEN_BN, EVEN_BL, COLUMNS,
+                VENDOR,
             )  # fmt: skip
 
 
@@ -96,7 +99,7 @@ def _block(
     stride_xm, stride_xk, stride_wn, stride_wk, stride_gn, stride_gk, stride_b, stride_bg,
     BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, SPLIT_K: tl.constexpr, ACTIVATION: tl.constexpr,
     GATED: tl.constexpr, BIAS: tl.constexpr, BIAS_GATE: tl.constexpr, TAPS: tl.constexpr, TF32: tl.constexpr,
-    EVEN_N: tl.constexpr, EVEN_K: tl.constexpr, COLUMNS: tl.constexpr,
+    EVEN_N: tl.constexpr, EVEN_K: tl.constexpr, COLUMNS: tl.constexpr, VENDOR: tl.constexpr,
 ):  # fmt: skip
     """One block of BN columns of ``act(x w^T + b)``, all rows of it."""
     m = tl.arange(0, BM).to(tl.int64)
@@ -119,5 +122,5 @@ def _block(
         )  # fmt: skip
     finish(
         acc, acc_gate, b_ptr, b_gate_ptr, y_ptr, s_ptr, u_ptr, m, block * BN, M, N, stride_b, stride_bg,
-        BN, COLUMNS, ACTIVATION, GATED, BIAS, BIAS_GATE, TAPS,
+        BN, COLUMNS, ACTIVATION, GATED, BIAS, BIAS_GATE, TAPS, VENDOR,
     )  # fmt: skip

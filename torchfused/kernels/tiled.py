@@ -45,13 +45,14 @@ def linear_fwd_kernel(
     EVEN_K: tl.constexpr,
     GROUP_M: tl.constexpr,
     COLUMNS: tl.constexpr,
+    VENDOR: tl.constexpr,
 ):
     """``y = act(x w^T + b)``, or ``y = act(x gate^T + b_gate) * (x w^T + b)`` when GATED.
 
     x ``[M, K]``, w and gate ``[N, K]``, y ``[M, N]`` row-major. float32 accumulation, bias and activation; y is
     rounded once, to its own type. K is summed in SPLIT_K chains of LENGTH terms, the last ones as far as K goes. TAPS
     also writes the argument of the activation to s and, when GATED, the other factor to u (``[M, N]``, rounded to
-    their own type).
+    their own type). VENDOR: rounded and spelled as torch's eager MLP is.
     """
     tile_m, tile_n = tile_of(M, N, BM, BN, GROUP_M)
     # 64-bit: a row's offset passes 2^31 elements in large batches.
@@ -79,5 +80,5 @@ def linear_fwd_kernel(
 
     finish(
         acc, acc_gate, b_ptr, b_gate_ptr, y_ptr, s_ptr, u_ptr, m, tile_n * BN, M, N, stride_b, stride_bg,
-        BN, COLUMNS, ACTIVATION, GATED, BIAS, BIAS_GATE, TAPS,
+        BN, COLUMNS, ACTIVATION, GATED, BIAS, BIAS_GATE, TAPS, VENDOR,
     )  # fmt: skip

@@ -3,6 +3,7 @@
 import triton
 import triton.language as tl
 
+from .epilogue import activated
 from .gemm import chain, halves, tile_of
 
 
@@ -35,6 +36,7 @@ def hidden_bwd_kernel(
     EVEN_K: tl.constexpr,
     GROUP_M: tl.constexpr,
     COLUMNS: tl.constexpr,
+    VENDOR: tl.constexpr,
 ):
     """``ds = (dy w) act'(s)``; when GATED, ``ds = ((dy w) u) act'(s)`` and ``du = (dy w) act(s)``.
 
@@ -52,7 +54,7 @@ def hidden_bwd_kernel(
     )  # fmt: skip
     _finish(
         dh, s_ptr, u_ptr, h_ptr, ds_ptr, du_ptr, m, tile_n * BN, M, N,
-        BN, COLUMNS, ACTIVATION, DERIVATIVE, GATED, HIDDEN,
+        BN, COLUMNS, ACTIVATION, DERIVATIVE, GATED, HIDDEN, VENDOR,
     )  # fmt: skip
 
 
@@ -60,18 +62,18 @@ def hidden_bwd_kernel(
 def _finish(
     dh, s_ptr, u_ptr, h_ptr, ds_ptr, du_ptr, m, first, M, N,
     BN: tl.constexpr, COLUMNS: tl.constexpr, ACTIVATION: tl.constexpr, DERIVATIVE: tl.constexpr,
-    GATED: tl.constexpr, HIDDEN: tl.constexpr,
+    GATED: tl.constexpr, HIDDEN: tl.constexpr, VENDOR: tl.constexpr,
 ):  # fmt: skip
     """The epilogue of the columns from ``first`` on, COLUMNS at a time."""
     if BN > COLUMNS:
         left, right = halves(dh)
         _finish(
             left, s_ptr, u_ptr, h_ptr, ds_ptr, du_ptr, m, first, M, N,
-            BN // 2, COLUMNS, ACTIVATION, DERIVATIVE, GATED, HIDDEN,
+            BN // 2, COLUMNS, ACTIVATION, DERIVATIVE, GATED, HIDDEN, VENDOR,
         )  # fmt: skip
         _finish(
             right, s_ptr, u_ptr, h_ptr, ds_ptr, du_ptr, m, first + BN // 2, M, N,
-            BN // 2, COLUMNS, ACTIVATION, DERIVATIVE, GATED, HIDDEN,
+            BN // 2, COLUMNS, ACTIVATION, DERIVATIVE, GATED, HIDDEN, VENDOR,
         )  # fmt: skip
     else:
         n = (first + tl.arange(0, BN)).to(tl.int64)
@@ -80,7 +82,7 @@ def _finish(
         s = tl.load(s_ptr + at, mask=mask, other=0.0).to(tl.float32)
         if GATED:
             u = tl.load(u_ptr + at, mask=mask, other=0.0).to(tl.float32)
-            f = ACTIVATION(s)
+            f = activated(s, s_ptr.dtype.element_ty, ACTIVATION, VENDOR)
             ds = (dh * u) * DERIVATIVE(s)
             tl.store(du_ptr + at, (dh * f).to(du_ptr.dtype.element_ty), mask=mask)
             if HIDDEN:
@@ -88,7 +90,8 @@ def _finish(
         else:
             ds = dh * DERIVATIVE(s)
             if HIDDEN:
-                tl.store(h_ptr + at, ACTIVATION(s).to(h_ptr.dtype.element_ty), mask=mask)
+                f = activated(s, s_ptr.dtype.element_ty, ACTIVATION, VENDOR)
+                tl.store(h_ptr + at, f.to(h_ptr.dtype.element_ty), mask=mask)
         tl.store(ds_ptr + at, ds.to(ds_ptr.dtype.element_ty), mask=mask)
 
 

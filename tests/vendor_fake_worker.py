@@ -1,0 +1,46 @@
+"""A worker of `parity vendor` without a framework: ``python -m vendor_fake_worker jax|torch``. Eager sums over more
+than 4096 terms in two chains, or by no order at 5 rows; ``PARITY_FAULT`` makes a runner wrong."""
+
+import os
+import sys
+
+from parity import protocol
+from parity.vendor_worker import Case, read
+
+
+class Fake:
+    def __init__(self, framework: str) -> None:
+        self.framework, self.fault = framework, os.environ.get("PARITY_FAULT", "")
+
+    def hello(self):
+        return {"device": "H100", "versions": {}, "vendor": "torch 9"}
+
+    def reply(self, line: str):
+        asked = read(line)
+        if self.fault == "crash":
+            os.abort()
+        said = {"spent": False, "error": "ValueError: no" if self.fault == f"raise {self.framework}" else ""}
+        if isinstance(asked, Case):
+            return said | self.case(asked)
+        rows = [
+            {"m": m, "chains": None, "balanced": 7, "equal": {"1": 0.5}}
+            if m == 5
+            else {"m": m, "chains": 1 + (asked.inner > 4096), "balanced": None, "equal": {"1": 1.0}}
+            for m in asked.rows
+        ]
+        return said | {"rows": rows}
+
+    def case(self, case: Case):
+        operands = "other" if self.fault == f"operands {self.framework}" else "drawn"
+        if self.framework == "jax":
+            return {"operands": operands, "jaxfused": "b" if self.fault == "jaxfused" else "a"}
+        wrong = self.fault == "torchfused"
+        differ = {"y": 2, "s": 0, "h": 1} if wrong else {"y": 0}
+        return {
+            "operands": operands, "eager": "a", "torchfused": "b" if wrong else "a", "total": 64, "differ": differ,
+            "at": {"y": [0, 1]} if wrong else {},
+        }  # fmt: skip
+
+
+if __name__ == "__main__":
+    protocol.serve(lambda: Fake(sys.argv[1]), lambda worker, line: worker.reply(line))
