@@ -107,6 +107,8 @@ def report_page(
     write_atomically(out, page(content))
     for headline in headlines(content):
         typer.echo(f"{'ok ' if headline.good else 'RED'} {headline.name}: {headline.text}")
+    for name, why in content.hidden:
+        typer.echo(f"not shown: {name}: {why}")
     raise typer.Exit(int(not all(headline.good for headline in headlines(content))))
 
 
