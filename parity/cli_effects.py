@@ -7,7 +7,6 @@ import typer
 
 from . import options
 from .options import Cases, Commit, Device, Json
-from .process import WorkerError
 
 
 def train(
@@ -87,8 +86,6 @@ def latency(
         rows = measure(options.chosen(case, cases(here.name)), here.where("latency"), blocks=blocks, say=options.say)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
-    except WorkerError as error:
-        raise options.failed(error) from None
     options.write(json, SCHEMA, here.facts(commit), {"blocks": blocks, "rows": [row.to_dict() for row in rows]})
     print_latency(rows, options.console())
     raise typer.Exit(int(any(row.wrong for row in rows)))

@@ -12,7 +12,6 @@ from . import options
 from .contract.plan import Plan
 from .contract.problem import Problem
 from .options import Commit, Device, Dtype, Json, Precision
-from .process import WorkerError
 
 Runners = Annotated[list[str] | None, typer.Option("--runner", help="Only these of the runners.")]
 
@@ -32,8 +31,9 @@ def order(
 ) -> None:
     """Finds the order in which each runner's GEMMs add, from sums alone; exit code 1 where one has no fixed order."""
     from .drift_table import print_facts
-    from .order import RUNNERS, SCHEMA, Probe, described, orders
-    from .probes import probed
+    from .order import SCHEMA, Probe, described, orders
+    from .probes import facts_of
+    from .session import RUNNERS, Session
     from .table import print_orders
 
     options.among("runner", runner, list(RUNNERS))
@@ -43,23 +43,22 @@ def order(
         raise typer.BadParameter(str(error)) from None
     options.check_writable(json, plot)
     here = options.here(device)
-    workers = here.where().workers
-    try:
-        findings = list(orders(probe, workers, runner or tuple(RUNNERS)))
-    except WorkerError as error:
-        raise options.failed(error) from None
-    facts = probed(probe, workers, findings) if probes else []
+    where = here.where()
+    with Session(where.workers, where.case_seconds) as session:
+        found = list(orders(session, probe, runner or tuple(RUNNERS)))
+        firsts = {one.runner: one.order for one in found if one.gemm == "up" and one.order}
+        facts = list(facts_of(session, probe, firsts)) if probes else []
     adders = {"adders": [asdict(one) for one in facts]} if probes else {}
-    options.write(json, SCHEMA, here.facts(commit), described(probe, findings) | adders)
+    options.write(json, SCHEMA, here.facts(commit), described(probe, found) | adders)
     if plot:
         from .order_plot import plot as draw
 
-        draw(findings, plot)
+        draw(found, plot)
     console = options.console()
-    print_orders(findings, console)
+    print_orders(found, console)
     if probes:
         print_facts(facts, console)
-    raise typer.Exit(int(any(finding.order is None for finding in findings)))
+    raise typer.Exit(int(any(one.order is None for one in found)))
 
 
 def drift(
@@ -86,8 +85,7 @@ def drift(
     """
     from .drift_report import SCHEMA, Asked, report
     from .drift_table import print_drift
-    from .order import RUNNERS
-    from .session import Session
+    from .session import RUNNERS, Session
 
     options.among("runner", runner, list(RUNNERS))
     try:
@@ -134,8 +132,8 @@ def golden(
     Exit code 1 where any bit differs (the interpreters' do: their GEMMs add in the order of their CPU's library).
     """
     from .adder import EMULATED
-    from .drift_table import print_check, print_checks
-    from .golden import SCHEMA, Check, capture, described, large, recheck, save, small
+    from .drift_table import print_prediction, print_predictions
+    from .golden import SCHEMA, Prediction, capture, described, large, recheck, save, small
     from .golden import check as check_all
     from .session import Session
 
@@ -144,9 +142,9 @@ def golden(
     console = options.console()
     checks = [found for path in check or () for found in recheck(path)]
 
-    def show(found: Check) -> None:
+    def show(found: Prediction) -> None:
         checks.append(found)
-        print_check(found, console)
+        print_prediction(found, console)
 
     if not check:
         if out:
@@ -173,5 +171,5 @@ def golden(
                 facts = here.facts(commit) | {"workers": sessions[0].greetings}
                 content = {"checks": [described(check) for check in checks]}
                 options.write(out / "golden.json", SCHEMA, facts, content)
-    print_checks(checks, console)
+    print_predictions(checks, console)
     raise typer.Exit(int(any(check.red for check in checks)))

@@ -13,9 +13,8 @@ from .epilogue import EXACT
 from .growth import along_k, with_depth
 from .judge import FUSED
 from .knobs import turns
-from .order import RUNNERS
 from .portrait import Portrait, portrait_of
-from .session import Session
+from .session import RUNNERS, Session
 
 SCHEMA = "parity.drift/1"
 SEED = 11

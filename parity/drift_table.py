@@ -7,12 +7,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from .golden import Check
+from .golden import Prediction
 from .probes import Facts
 from .table import headed
 
 
-def print_check(check: Check, console: Console) -> None:
+def print_prediction(check: Prediction, console: Console) -> None:
     """One check in a line: how many bits of each stage were predicted."""
     parts = [f"{stage} {total - check.wrong[stage]}/{total}" for stage, total in check.outputs.items()]
     text = "[red]error[/] " + escape(check.why) if check.why else ", ".join(parts)
@@ -20,11 +20,11 @@ def print_check(check: Check, console: Console) -> None:
     console.print(f"[{color}]{check.runner}[/] {escape(str(check.item))}: {text}", highlight=False, soft_wrap=True)
 
 
-def print_checks(checks: Sequence[Check], console: Console) -> None:
+def print_predictions(checks: Sequence[Prediction], console: Console) -> None:
     """What is red, and the sums."""
     red = [check for check in checks if check.red]
     for check in red[:12]:
-        print_check(check, console)
+        print_prediction(check, console)
     outputs = sum(sum(check.outputs.values()) for check in checks)
     wrong = sum(sum(check.wrong.values()) for check in checks)
     text = f"{len(checks)} checks, {len(red)} red; {outputs - wrong} of {outputs} outputs predicted to the bit"

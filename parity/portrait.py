@@ -19,9 +19,8 @@ from .emulator import ascending
 from .epilogue import Bias, Product, Recipe, hidden, linear
 from .oracle import Stages
 from .order import EXACT, GEMMS, Gemm, Probe, find
-from .process import WorkerError
 from .rounding import round_to
-from .session import RUNNERS, Session
+from .session import Session
 from .tree import Tree
 
 Counts = dict[str, int]
@@ -67,7 +66,6 @@ def asked_orders(
 ) -> dict[str, Tree]:
     """The orders of the runner's GEMMs ("up", "down") in these sizes, those that it can be asked for."""
     found = {}
-    worker = next(worker for worker in session.workers if worker.spec.name == RUNNERS[runner])
     sizes = {"up": (problem.in_features, problem.hidden_features)}
     sizes["down"] = problem.hidden_features, problem.out_features
     for gemm in gemms:
@@ -76,7 +74,7 @@ def asked_orders(
             probe = Probe(
                 k=k, m=problem.m, dtype=problem.dtype, precision=problem.precision, plan=plan, columns=columns
             )  # fmt: skip
-            order = find(probe, worker, session.folder, runner, gemm).order
+            order = find(session, probe, runner, gemm).order
             if order:
                 found[gemm] = order
     return found
@@ -94,11 +92,8 @@ def portrait_of(
     """What explains ``stages``. The runner is asked for its orders only where no usual one does."""
     first = portray(problem, arrays, runner, stages, {}, tensor)
     gemms = {"up": sum(first.wrong.get(stage, 0) for stage in ("s", "u")), "down": first.wrong["y"]}
-    try:
-        orders = asked_orders(session, problem, plan, runner, [gemm for gemm in GEMMS if gemms[gemm]])
-    except WorkerError:
-        # It died of the questions: what it gave before them stands.
-        return first
+    # A worker that dies of the questions has no orders: what it gave before them stands.
+    orders = asked_orders(session, problem, plan, runner, [gemm for gemm in GEMMS if gemms[gemm]])
     return portray(problem, arrays, runner, stages, orders, tensor) if orders else first
 
 

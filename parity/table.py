@@ -9,7 +9,7 @@ from rich.table import Table
 
 from .contract.tolerance import VERDICTS
 from .judge import ORACLE, Pair
-from .order import Finding
+from .order import GemmOrder
 from .report import summary
 from .run import ERROR, FAILED, PASSED, SKIPPED, Outcome
 
@@ -107,7 +107,7 @@ def cell(pairs: Sequence[Pair]) -> str:
     return f"[{'bold red' if worst.red else COLORS[verdict]}]{short}{number}[/]"
 
 
-def print_orders(findings: Sequence[Finding], console: Console) -> None:
+def print_orders(findings: Sequence[GemmOrder], console: Console) -> None:
     """Prints each GEMM's order of summation in words, and its hash: equal orders have equal ones."""
     table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold", width=min(WIDTH, console.width))
     for heading in ("runner", "GEMM", "hash"):
