@@ -2,7 +2,7 @@
 
 import os
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -70,6 +70,7 @@ def drift(
     precision: Precision = "ieee",
     activation: Annotated[str, typer.Option(help="relu, relu2 and identity are emulated to the bit.")] = "relu",
     gated: Annotated[bool, typer.Option("--gated", help="With a gate.")] = False,
+    every_type: Annotated[bool, typer.Option("--every-type", help="Each that is served here, one by one.")] = False,
     runner: Runners = None,
     length: Annotated[list[int] | None, typer.Option(help="Sums along which errors are followed.")] = None,
     depth: Annotated[int, typer.Option(help="Layers of the stack.", min=0)] = 8,
@@ -81,40 +82,59 @@ def drift(
     """Says which bits runners differ in and which knob makes each of them differ: the order of summation, fma, the
     activation's spelling, the roundings of s and h, the place of the bias, tf32, tensor core or IEEE.
 
-    Exit code 1 where a runner fails or, on a GPU, the twins differ or have bits that the emulator does not give.
+    Exit code 1 where a runner fails, has bits that the emulator does not give, or does not as predicted when its knob
+    is turned, or where, on a GPU, the twins differ. Where an order cannot be found, it says why.
     """
+    from .contract.plan import limitation
     from .drift_report import SCHEMA, Asked, report
-    from .drift_table import print_drift
+    from .drift_table import kind, print_drift, print_drifts
+    from .golden import DTYPES
     from .session import RUNNERS, Session
 
     options.among("runner", runner, list(RUNNERS))
     try:
-        problem = Problem(
+        given = Problem(
             m=m, in_features=k, hidden_features=hidden, out_features=n, activation=activation, gated=gated,
             bias_up=True, bias_gate=gated, bias_down=True, dtype=dtype, precision=precision,
         )  # fmt: skip
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
+    if every_type and plot:
+        raise typer.BadParameter("a picture is of one type: drop --plot or --every-type")
     options.check_writable(json, plot)
     here = options.here(device)
-    asked = Asked(
-        problem=problem,
-        tensor=bool(here.gpu),
-        runners=runner or tuple(RUNNERS),
-        lengths=tuple(length or ((64, 256, 1024, 4096) if here.gpu else (32, 64, 128, 256))),
-        depth=depth,
-    )
     where = here.where()
+    problems = [given]
+    if every_type:
+        each = (replace(given, dtype=dtype, precision=precision) for dtype, precision in DTYPES)
+        problems = [one for one in each if limitation(one, where.device, Plan()) is None]
+    lengths = tuple(length or ((64, 512, 4096) if here.gpu else (32, 64, 128, 256)))
     with Session(where.workers, where.case_seconds) as session:
-        result = report(session, asked)
+        results = [
+            report(
+                session,
+                Asked(
+                    problem=problem,
+                    tensor=bool(here.gpu),
+                    runners=runner or tuple(RUNNERS),
+                    lengths=lengths,
+                    depth=depth,
+                ),
+            )
+            for problem in problems
+        ]
         facts = here.facts(commit) | {"workers": session.greetings}
-    options.write(json, SCHEMA, facts, result)
+    reasons = [f"{kind(result)}: {reason}" for result in results for reason in result["reasons"]]
+    options.write(json, SCHEMA, facts, {"drifts": results, "reasons": reasons})
     if plot:
         from .drift_plot import plot as draw
 
-        draw(result, plot)
-    print_drift(result, options.console())
-    raise typer.Exit(int(bool(result["reasons"])))
+        draw(results[0], plot)
+    if every_type:
+        print_drifts(results, options.console())
+    else:
+        print_drift(results[0], options.console())
+    raise typer.Exit(int(bool(reasons)))
 
 
 def golden(

@@ -31,6 +31,25 @@ def print_predictions(checks: Sequence[Prediction], console: Console) -> None:
     console.print(f"[{'bold red' if red else 'green'}]{text}[/]", highlight=False)
 
 
+def print_drifts(results: Sequence[Mapping[str, Any]], console: Console) -> None:
+    """Several types in few lines: each runner's recipe, how many elements it does not explain, and in how many a knob
+    that was turned did not as predicted."""
+    table = headed("", "runner", "unexplained", "mispredicted", "how it adds, first GEMM / second")
+    for result in results:
+        title = kind(result)
+        for one in result["portraits"]:
+            wrong = _count(sum(one["wrong"].values()), sum(one["total"].values()))
+            missed = [turn["missed"][one["runner"]] for turn in result["knobs"] if one["runner"] in turn["missed"]]
+            off = sum(sum(counts.values()) for counts in missed)
+            table.add_row(title, one["runner"], wrong, str(off) if missed else "", escape(_adds(one)))
+            title = ""
+    console.print(table, highlight=False)
+    for result in results:
+        for reason in result["reasons"]:
+            console.print(f"[bold red]RED[/] {kind(result)} {escape(reason)}", highlight=False, soft_wrap=True)
+        _print_unknown(result, console)
+
+
 def print_drift(result: Mapping[str, Any], console: Console) -> None:
     """Recipes, pairs, knobs, replays; growth is for the plot."""
     for runner, why in result["errors"].items():
@@ -39,10 +58,9 @@ def print_drift(result: Mapping[str, Any], console: Console) -> None:
     table = headed("runner", *(f"{stage} unexplained" for stage in stages), "how it adds, first GEMM / second")
     for one in result["portraits"]:
         wrong = (_count(one["wrong"][stage], one["total"][stage]) for stage in stages)
-        table.add_row(
-            one["runner"], *wrong, escape(one["up"] if one["up"] == one["down"] else f"{one['up']} / {one['down']}")
-        )
+        table.add_row(one["runner"], *wrong, escape(_adds(one)))
     console.print(table, highlight=False)
+    _print_unknown(result, console)
     table = headed("pair", "", "knob", "alone", "left", "differ", "unexplained")
     for one in result["pairs"]:
         _pair(one, table)
@@ -67,6 +85,23 @@ def print_drift(result: Mapping[str, Any], console: Console) -> None:
         console.print(text, highlight=False, soft_wrap=True)
     for reason in result["reasons"]:
         console.print(f"[bold red]RED[/] {escape(reason)}", highlight=False, soft_wrap=True)
+
+
+def kind(result: Mapping[str, Any]) -> str:
+    """The type that a result is of."""
+    problem = result["problem"]
+    return "tf32" if problem["precision"] == "tf32" else problem["dtype"]
+
+
+def _adds(one: Mapping[str, Any]) -> str:
+    return one["up"] if one["up"] == one["down"] else f"{one['up']} / {one['down']}"
+
+
+def _print_unknown(result: Mapping[str, Any], console: Console) -> None:
+    for one in result["portraits"]:
+        for gemm, why in one["why"].items():
+            text = f"{one['runner']}, order of {gemm} not found: {why}"
+            console.print(f"[yellow]{escape(text)}[/]", highlight=False, soft_wrap=True)
 
 
 def _pair(one: Mapping[str, Any], table: Table) -> None:

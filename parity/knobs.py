@@ -14,8 +14,8 @@ from .contract.problem import Problem
 from .emulator import ascending
 from .epilogue import Product, Recipe, stages
 from .oracle import Stages
-from .order import GEMMS
-from .portrait import Counts, Portrait, asked_orders
+from .portrait import WORK, Counts, Portrait, asked_orders
+from .sample import Emulation, Sample
 from .session import Session
 
 SPLITS = (2, 4)
@@ -24,7 +24,8 @@ SPLITS = (2, 4)
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Turn:
     """One knob's other setting, and how many elements of each stage it changes, of ``total``. ``observed``: how many a
-    runner changed when its own knob was turned; ``missed``: in how many it then was not what had been predicted."""
+    runner changed when its own knob was turned; ``missed``: in how many it then was not what had been predicted;
+    ``why``: the order in which it then added could not be found; ``errors``: it failed."""
 
     knob: str
     setting: str
@@ -32,6 +33,8 @@ class Turn:
     total: Counts
     observed: dict[str, Counts] = field(default_factory=dict)
     missed: dict[str, Counts] = field(default_factory=dict)
+    why: dict[str, str] = field(default_factory=dict)
+    errors: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,10 +58,11 @@ def turns(
 ) -> Iterator[Turn]:
     """Every knob that ``problem`` has, turned in the portrait that explains most; real ones in all of them."""
     first = min(portraits.values(), key=lambda portrait: sum(portrait.wrong.values()))
-    some = _rows(arrays, first.rows)
-    base = stages(problem, some, first.recipe)
+    sample = Sample.of_rows(problem, WORK)
+    emulation = Emulation.on(problem, arrays, sample)
+    base = emulation.stages(first.recipe)
     for setting in _settings(problem, first.recipe, tensor):
-        after = stages(problem, some, setting.recipe)
+        after = emulation.stages(setting.recipe)
         turn = Turn(
             knob=setting.knob,
             setting=setting.setting,
@@ -66,43 +70,28 @@ def turns(
             total={name: int(tap.size) for name, tap in base.items()},
         )
         if setting.plan or setting.precision:
-            for runner, portrait in portraits.items():
-                _turn_really(session, problem, arrays, portrait, found[runner], setting, tensor, turn)
+            turned = replace(problem, precision=setting.precision) if setting.precision else problem
+            answer = session.ask(turned, arrays, setting.plan or Plan(), list(portraits))
+            turn.errors.update(answer.errors)
+            for runner, taps in answer.stages.items():
+                expected = after
+                if not tensor:
+                    recipe, turn.why[runner] = _asked(session, turned, portraits[runner], setting)
+                    expected = stages(turned, emulation.arrays, recipe)
+                real, before = sample.stages(taps), sample.stages(found[runner])
+                turn.observed[runner] = {name: int(unlike(real[name], before[name]).sum()) for name in base}
+                turn.missed[runner] = {name: int(unlike(real[name], expected[name]).sum()) for name in base}
         yield turn
 
 
-def _turn_really(
-    session: Session,
-    problem: Problem,
-    arrays: Mapping[str, np.ndarray],
-    portrait: Portrait,
-    before: Stages,
-    setting: _Setting,
-    tensor: bool,
-    turn: Turn,
-) -> None:
-    runner, plan = portrait.runner, setting.plan or Plan()
-    turned = replace(problem, precision=setting.precision) if setting.precision else problem
-    answer = session.ask(turned, arrays, plan, [runner])
-    if runner not in answer.stages:
-        return
-    recipe = setting.recipe
-    if not tensor:
-        # An interpreter's orders are its library's, so each runner has its own: they are asked for, not fitted.
-        orders = asked_orders(session, turned, plan, runner)
-        ups = {gemm: getattr(portrait.recipe, gemm) for gemm in GEMMS}
-        how = {gemm: replace(ups[gemm], order=order) for gemm, order in orders.items()}
-        if setting.precision:
-            how = {gemm: replace(one, adder=replace(one.adder, tf32="away")) for gemm, one in how.items()}
-        recipe = replace(portrait.recipe, **how)
-    real = {name: tap[: portrait.rows] for name, tap in answer.stages[runner].items()}
-    expected = stages(turned, _rows(arrays, portrait.rows), recipe)
-    turn.observed[runner] = {name: int(unlike(tap, before[name][: portrait.rows]).sum()) for name, tap in real.items()}
-    turn.missed[runner] = {name: int(unlike(tap, expected[name]).sum()) for name, tap in real.items()}
-
-
-def _rows(arrays: Mapping[str, np.ndarray], rows: int) -> dict[str, np.ndarray]:
-    return {name: array[:rows] if name == "x" else array for name, array in arrays.items()}
+def _asked(session: Session, turned: Problem, portrait: Portrait, setting: _Setting) -> tuple[Recipe, str]:
+    """What an interpreter's runner should do with its knob turned, and why that is not known. Its orders are its
+    library's, so each runner has its own: they are asked for, not fitted."""
+    orders, why = asked_orders(session, turned, setting.plan or Plan(), portrait.runner)
+    how = {gemm: replace(getattr(portrait.recipe, gemm), order=order) for gemm, order in orders.items()}
+    if setting.precision:
+        how = {gemm: replace(one, adder=replace(one.adder, tf32="away")) for gemm, one in how.items()}
+    return replace(portrait.recipe, **how), "; ".join(f"{gemm}: {text}" for gemm, text in why.items())
 
 
 def _settings(problem: Problem, base: Recipe, tensor: bool) -> Iterator[_Setting]:

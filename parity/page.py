@@ -92,8 +92,8 @@ def page(content: Content) -> str:
         orders=[(name, found, image_of_order(found)) for name, found in content.of("order")],
         determinism=[(name, found, _matrix(found)) for name, found in content.of("determinism")],
         latency=[(name, found, intervals(found)) for name, found in content.of("latency")],
-        others=[(name, kind, attribution(found), _tables(found)) for kind in content.reports if kind not in known
-                for name, found in content.of(kind)],
+        others=[(name, kind, attribution(part), _tables(part)) for kind in content.reports if kind not in known
+                for name, found in content.of(kind) for part in found.get("drifts", [found])],
     )  # fmt: skip
 
 
@@ -101,8 +101,8 @@ def headlines(content: Content) -> list[Headline]:
     """A line a file, the red ones first."""
     found = []
     for kind, reports in content.reports.items():
-        for name, report in reports:
-            good, text = _headline(kind, report)
+        for name, content_of in reports:
+            good, text = _headline(kind, content_of)
             found.append(Headline(name=name, good=good, text=text))
     return sorted(found, key=lambda headline: headline.good)
 
@@ -127,6 +127,11 @@ def _headline(kind: str, report: dict[str, Any]) -> tuple[bool, str]:
         red = [check for check in report["checks"] if check["why"] or any(check["wrong"].values())]
         outputs, wrong = (sum(sum(c[key].values()) for c in report["checks"]) for key in ("outputs", "wrong"))
         return not red, f"{outputs - wrong} of {outputs} outputs predicted to the bit, {len(red)} checks red"
+    if kind == "drift":
+        portraits = [one for drift in report["drifts"] for one in drift["portraits"]]
+        wrong, total = (sum(sum(one[key].values()) for one in portraits) for key in ("wrong", "total"))
+        text = f"{wrong} of {total} elements are not replayed to the bit, {len(report['reasons'])} red"
+        return not report["reasons"], text
     if kind == "latency":
         wrong = [row for row in report["rows"] if row["wrong"]]
         said = [f"{p['ratio']:.2f} ({p['verdict']})" for row in report["rows"] for p in row["pairs"][:1]]

@@ -2,6 +2,7 @@
 
 import shutil
 import tempfile
+import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -36,13 +37,14 @@ class Answer:
 
 class Session:
     """A context: the workers come up at the first question, and are gone with their files when it is left; those that
-    are ``lent`` stay. A worker may take so many ``seconds`` for a question."""
+    are ``lent`` stay. A worker may take so many ``seconds`` for a question. Threads may ask; they take turns."""
 
     def __init__(self, workers: Iterable[Spec], seconds: float = SECONDS, *, lent: Iterable[Worker] = ()) -> None:
         self.lent = list(lent)
         self.workers = self.lent or [Worker(spec) for spec in workers]
         self.seconds = seconds
         self.folder = Path(tempfile.mkdtemp(prefix="parity-"))
+        self._turn = threading.Lock()
         self._written: dict[str, tuple[np.ndarray, Blob]] = {}
 
     def __enter__(self) -> "Session":
@@ -80,6 +82,20 @@ class Session:
 
         An array is written when it is first asked with, and cannot be changed from then on.
         """
+        with self._turn:
+            return self._ask(problem, arrays, plan, runners, save, repeats, say, in_turns)
+
+    def _ask(
+        self,
+        problem: Problem,
+        arrays: Mapping[str, np.ndarray],
+        plan: Plan | None,
+        runners: Sequence[str],
+        save: str,
+        repeats: int,
+        say: Callable[[Request], Message],
+        in_turns: bool,
+    ) -> Answer:
         request = Request(
             case="session",
             problem=problem,

@@ -11,7 +11,6 @@ from .contract.plan import Plan
 from .contract.problem import Problem
 from .protocol import Blob, Request
 
-
 # XLA as it comes, whatever process.py asks for on behalf of interpreted kernels.
 AS_IT_COMES = {"xla_cpu_use_fusion_emitters": True}
 

@@ -1,6 +1,6 @@
 """A latency worker without a framework: planted_worker.py's results, and times made up. ``python -m planted_latency
-jax|torch FAULT SLOWER SPREAD``: the jax worker's fused runner is so many times as slow; ``SPREAD``: the noise's. "dies",
-"dies_timed": it does, as a gelu_tanh is made ready or timed."""
+jax|torch FAULT SLOWER SPREAD``: the jax worker's fused runner is so many times as slow; ``SPREAD``: the noise's. Faults
+of its own: "dies" and "dies_timed", as a gelu_tanh is made ready or timed."""
 
 import os
 import sys

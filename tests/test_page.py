@@ -105,7 +105,10 @@ def folder(tmp_path_factory) -> Path:
     wrong = Prediction(item=item, runner="jaxfused", outputs={"y": 10}, wrong={"y": 1}, at={"y": [0, 0]})
     written(path, "golden", {"checks": [predicted(wrong)]})
     turn = {"knob": "order", "setting": "two chains", "changed": {"y": 5}, "total": {"y": 50}}
-    written(path, "drift", {"reasons": [], "knobs": [turn], "pairs": [{"a": "x", "b": "y", "rate": 1 / 3}]})
+    portrait = {"runner": "eager", "wrong": {"s": 0, "y": 3}, "total": {"s": 20, "y": 50}}
+    drift = {"portraits": [portrait], "knobs": [turn], "pairs": [{"a": "x", "b": "y", "rate": 1 / 3}]}
+    head = {"schema": "parity.drift/2", "environment": environment("cpu", None, "0" * 40)}
+    (path / "drift.json").write_text(json.dumps(head | {"drifts": [drift], "reasons": []}))
     for name, text in STRANGE.items():
         (path / name).write_text(text)
     return path
@@ -124,6 +127,7 @@ def test_red_comes_first_and_everything_is_there(folder):
     found = headlines(content)
     assert {h.name for h in found if not h.good} == {"run.json", "order.json", "inject.json", "golden.json"}
     assert "9 of 10 outputs predicted to the bit, 1 checks red" in {h.text for h in found}
+    assert "3 of 70 elements are not replayed to the bit, 0 red" in {h.text for h in found}
     assert [h.good for h in found] == sorted(h.good for h in found)
     text = page(content)
     for said in (
