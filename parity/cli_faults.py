@@ -82,7 +82,8 @@ def minimise(
     device: Device = "auto",
     tries: Annotated[int, typer.Option(help="Smaller cases to try, at most.", min=1)] = 150,
 ) -> None:
-    """Shrinks a failing case and writes a script that stands alone; exit code 1 as it fails, 0 if it does not."""
+    """Shrinks a case whose forward or gradients fail and writes a script that stands alone; exit code 1 as it fails, 0
+    if it does not."""
     from .inject import place
     from .minimise import arrays_of
     from .minimise import minimise as shrink
@@ -96,11 +97,13 @@ def minimise(
         if least is None:
             typer.echo(f"{chosen.name} does not fail here")
             return
-        arrays = arrays_of(least.case, backward=False)
-        try:
-            placed = str(place(least.case, arrays, session, where.arithmetic, equal=where.twins_equal))
-        except RuntimeError as error:
-            placed = f"not placed: {error}"
+        arrays = arrays_of(least.case, backward=least.backward)
+        placed = least.failing
+        if not least.backward:
+            try:
+                placed = str(place(least.case, arrays, session, where.arithmetic, equal=where.twins_equal))
+            except RuntimeError as error:
+                placed = f"not placed: {error}"
     written = write(out, least.case, arrays, f"{least}: {placed}", where.arithmetic, equal=where.twins_equal)
     typer.echo(f"{least}\n{placed}\nafter {least.tries} tries; {', '.join(map(str, written))}")
     raise typer.Exit(1)
