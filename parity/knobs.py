@@ -107,23 +107,22 @@ def _settings(problem: Problem, base: Recipe, tensor: bool) -> Iterator[_Setting
     core = HOPPER["tf32" if problem.precision == "tf32" or not narrow else problem.dtype]
     if adder.fused:
         yield _Setting(knob="what adds", setting="IEEE, fma", recipe=_adding(base, Adder(tf32=adder.tf32)))
-        nearest = _each(base, adder=replace(adder, rounding="nearest"))
+        nearest = _adders(base, rounding="nearest")
         yield _Setting(knob="rounding of a fused add", setting="to nearest", recipe=nearest)
-        fewer = _each(base, adder=replace(adder, fraction=24))
+        fewer = _adders(base, fraction=24)
         yield _Setting(knob="fraction bits of a fused add", setting="24", recipe=fewer)
     else:
-        other = replace(adder, contracted=not adder.contracted)
         text = "mul, add" if adder.contracted else "fma"
-        yield _Setting(knob="fma in the GEMMs", setting=text, recipe=_each(base, adder=other))
+        yield _Setting(knob="fma in the GEMMs", setting=text, recipe=_adders(base, contracted=not adder.contracted))
         fused = replace(core, tf32=adder.tf32)
         text = f"tensor core, {core.terms}+1"
         yield _Setting(knob="what adds", setting=text, recipe=_adding(base, fused))
     if not narrow and problem.precision == "ieee":
-        away = _adding(base, core) if tensor else _each(base, adder=replace(adder, tf32="away"))
+        away = _adding(base, core) if tensor else _adders(base, tf32="away")
         yield _Setting(knob="tf32", setting="nearest, ties away", recipe=away, precision="tf32")
-        yield _Setting(knob="tf32", setting="cut off", recipe=_each(away, adder=replace(away.up.adder, tf32="zero")))
+        yield _Setting(knob="tf32", setting="cut off", recipe=_adders(away, tf32="zero"))
     if problem.precision == "tf32":
-        yield _Setting(knob="tf32", setting="cut off", recipe=_each(base, adder=replace(adder, tf32="zero")))
+        yield _Setting(knob="tf32", setting="cut off", recipe=_adders(base, tf32="zero"))
     if problem.bias_up or problem.bias_down or problem.bias_gate:
         yield _Setting(knob="place of the bias", setting="first", recipe=_each(base, bias="first"))
         if narrow:
@@ -146,6 +145,12 @@ def _flipped(base: Recipe, name: str) -> Recipe:
 
 def _each(base: Recipe, **changes: Any) -> Recipe:
     return replace(base, up=replace(base.up, **changes), down=replace(base.down, **changes))
+
+
+def _adders(base: Recipe, **changes: Any) -> Recipe:
+    # Each GEMM's own: a runner that adds as no other may add in two ways.
+    up, down = (replace(how, adder=replace(how.adder, **changes)) for how in (base.up, base.down))
+    return replace(base, up=up, down=down)
 
 
 def _adding(base: Recipe, adder: Adder, chains: int = 1) -> Recipe:

@@ -5,6 +5,7 @@ framework's best stopwatch; this asks one thing, whether the twins are equally f
 """
 
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -93,12 +94,16 @@ def _row(case: Case, where: Where, session: Session, blocks: int) -> Row:
     if reason:
         return Row(case=case, plan=str(case.plan), layers=layers, skipped=reason)
     arrays = stimulus.generate(p, case.stimulus, case.seed)
-    answer = session.ask(
-        p, arrays, case.plan, save=case.save, say=lambda request: Ask(request=request, layers=layers), in_turns=True
-    )
+    with ThreadPoolExecutor(1) as beside:
+        # Nothing is timed yet, but for how many passes make a sample: a large layer's oracle takes as long as its
+        # compilers.
+        reference = beside.submit(prepare, case, arrays)
+        answer = session.ask(
+            p, arrays, case.plan, save=case.save, say=lambda request: Ask(request=request, layers=layers), in_turns=True
+        )
     errors = [f"{runner}: {why}" for runner, why in answer.errors.items()]
     if not errors:
-        pairs = judge(case, prepare(case, arrays), answer.stages, where.arithmetic, twins_equal=where.twins_equal)
+        pairs = judge(case, reference.result(), answer.stages, where.arithmetic, twins_equal=where.twins_equal)
         red = [f"{pair.a} ~ {pair.b} {pair.stage}" for pair in pairs if pair.red]
         errors += [f"wrong results: {', '.join(red[:4])}"] if red else []
     samples: dict[str, list[list[float]]] = {}

@@ -10,13 +10,17 @@ from test_golden import emulated
 from typer.testing import CliRunner
 
 from parity import portrait, stimulus
+from parity.adder import Adder
 from parity.cli import app
 from parity.contract.plan import Plan
 from parity.contract.problem import Problem
 from parity.contract.tolerance import LAMBDA
 from parity.drift import pair, replay
 from parity.drift_report import Asked, reasons, report
+from parity.emulator import ascending
+from parity.epilogue import contract, stages
 from parity.growth import along_k, with_depth
+from parity.knobs import _settings
 from parity.portrait import WORK, portrait_of
 from parity.sample import Emulation, Sample
 from parity.session import Session
@@ -186,6 +190,13 @@ def test_a_knob_that_does_not_as_predicted_is_red():
     assert "torchfused with order of summation split_k 2: " in " ".join(told["reasons"])
     assert all("mispredicted" in reason for reason in told["reasons"])
     assert not [reason for reason in told["reasons"] if "jaxfused" in reason]
+
+
+def test_each_gemm_s_own_adder_is_turned():
+    base = contract(HALF, Plan())
+    mixed = replace(base, down=replace(base.down, adder=Adder(), order=ascending(64)))
+    for setting in _settings(HALF, mixed, True):
+        stages(HALF, stimulus.generate(HALF, "normal", 5), setting.recipe)
 
 
 def test_a_large_layer_is_sampled_everywhere():
