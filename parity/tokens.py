@@ -41,8 +41,10 @@ def tokens(
     seed: int = 0,
     fault: str = "",
 ) -> dict[str, Any]:
-    """All ``depths``, or those that the device usually takes, ready for JSON; "passed" and "reasons". Raises RuntimeError
-    if a process fails."""
+    """All ``depths``, or those that the device usually takes, ready for JSON; "passed" and "reasons".
+
+    Raises RuntimeError if a process fails.
+    """
     configs = [config(device, depth, steps, seed) for depth in depths or DEPTHS[device]]
     with tempfile.TemporaryDirectory(prefix="parity-tokens-") as folder:
         arguments = [json.dumps([asdict(c) for c in configs]), folder, fault]
