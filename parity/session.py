@@ -83,46 +83,33 @@ class Session:
         An array is written when it is first asked with, and cannot be changed from then on.
         """
         with self._turn:
-            return self._ask(problem, arrays, plan, runners, save, repeats, say, in_turns)
-
-    def _ask(
-        self,
-        problem: Problem,
-        arrays: Mapping[str, np.ndarray],
-        plan: Plan | None,
-        runners: Sequence[str],
-        save: str,
-        repeats: int,
-        say: Callable[[Request], Message],
-        in_turns: bool,
-    ) -> Answer:
-        request = Request(
-            case="session",
-            problem=problem,
-            plan=plan,
-            save=save,
-            arrays=self._blobs(arrays),
-            out=str(self.folder),
-            runners=tuple(runners),
-            repeats=repeats,
-        )
-        replies, dead = self.send(
-            say(request), list(dict.fromkeys(RUNNERS[runner] for runner in runners)), in_turns=in_turns
-        )
-        plans = [str(reply["plan"]) for reply in replies.values() if reply["plan"]]
-        answer = Answer(plan=plans[0] if plans else "")
-        for runner in runners:
-            reply = replies.get(RUNNERS[runner])
-            if reply is None:
-                answer.errors[runner] = dead[RUNNERS[runner]]
-            elif runner in reply["runners"]:
-                found = blobs_from_dict(reply["runners"][runner])
-                answer.stages[runner] = {stage: stimulus.load(blob) for stage, blob in found.items()}
-                answer.hashes[runner] = reply["repeats"][runner]
-            else:
-                why = reply["errors"].get(runner) or next(iter(reply["errors"].values()), "no such runner")
-                answer.errors[runner] = why.strip().splitlines()[-1]
-        return answer
+            request = Request(
+                case="session",
+                problem=problem,
+                plan=plan,
+                save=save,
+                arrays=self._blobs(arrays),
+                out=str(self.folder),
+                runners=tuple(runners),
+                repeats=repeats,
+            )
+            replies, dead = self.send(
+                say(request), list(dict.fromkeys(RUNNERS[runner] for runner in runners)), in_turns=in_turns
+            )
+            plans = [str(reply["plan"]) for reply in replies.values() if reply["plan"]]
+            answer = Answer(plan=plans[0] if plans else "")
+            for runner in runners:
+                reply = replies.get(RUNNERS[runner])
+                if reply is None:
+                    answer.errors[runner] = dead[RUNNERS[runner]]
+                elif runner in reply["runners"]:
+                    found = blobs_from_dict(reply["runners"][runner])
+                    answer.stages[runner] = {stage: stimulus.load(blob) for stage, blob in found.items()}
+                    answer.hashes[runner] = reply["repeats"][runner]
+                else:
+                    why = reply["errors"].get(runner) or next(iter(reply["errors"].values()), "no such runner")
+                    answer.errors[runner] = why.strip().splitlines()[-1]
+            return answer
 
     def send(
         self, message: Message, frameworks: Iterable[str], *, in_turns: bool = False
