@@ -13,6 +13,7 @@ PIP := $(PY) -m pip install --quiet --disable-pip-version-check
 parity: $(READY)
 	mkdir -p out
 	$(PY) -m parity run --suite $(SUITE) --json out/parity.json --junit out/parity.xml
+	$(PY) -m parity drift --every-type --json out/drift.json
 
 test: $(READY)
 	$(PY) -m pytest -n $(JOBS)

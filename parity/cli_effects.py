@@ -7,7 +7,6 @@ import typer
 
 from . import options
 from .options import Cases, Commit, Device, Json
-from .process import WorkerError
 
 
 def train(
@@ -44,23 +43,26 @@ def train(
 
 def tokens(
     steps: Annotated[int | None, typer.Option(help="Characters to decode; 16 on a CPU, 256 on a GPU.", min=1)] = None,
+    depth: Annotated[list[int] | None, typer.Option(help="Its blocks; 1 and 3 on a CPU, 4 and 16 on a GPU.")] = None,
     seed: Annotated[int, typer.Option(help="Of the weights and the prompts.")] = 0,
     device: Device = "auto",
     json: Json = None,
     commit: Commit = None,
     fault: Annotated[str, typer.Option(help="A runner whose MLPs are to be wrong: it must be seen.")] = "",
 ) -> None:
-    """Decodes one language model by four runners, fused and not, in two depths; exit code 1 where they are further
+    """Decodes one language model by four runners, fused and not, in each depth; exit code 1 where they are further
     apart than rounding drives them."""
     from .table_tools import print_tokens
     from .tokens import RUNNERS, SCHEMA
     from .tokens import tokens as decode
 
     options.among("fault", [fault] if fault else None, RUNNERS)
+    if min(depth or [1]) < 1:
+        raise typer.BadParameter(f"depth is {min(depth or [])}, must be at least 1")
     options.check_writable(json)
     here = options.here(device)
     try:
-        found = decode(here.name, steps=steps, seed=seed, fault=fault)
+        found = decode(here.name, depths=tuple(dict.fromkeys(depth or ())), steps=steps, seed=seed, fault=fault)
     except RuntimeError as error:
         raise options.failed(error) from None
     options.write(json, SCHEMA, here.facts(commit), found)
@@ -87,8 +89,6 @@ def latency(
         rows = measure(options.chosen(case, cases(here.name)), here.where("latency"), blocks=blocks, say=options.say)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
-    except WorkerError as error:
-        raise options.failed(error) from None
     options.write(json, SCHEMA, here.facts(commit), {"blocks": blocks, "rows": [row.to_dict() for row in rows]})
     print_latency(rows, options.console())
     raise typer.Exit(int(any(row.wrong for row in rows)))

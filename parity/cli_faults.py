@@ -20,27 +20,33 @@ def determinism(
     case: Cases = None,
     runs: Annotated[int | None, typer.Option(help="Runs of each plan; 20 on a CPU, 100 on a GPU.", min=2)] = None,
     processes: Annotated[int | None, typer.Option(help="Fresh processes that they are spread over.", min=1)] = None,
+    plan: Annotated[list[str] | None, typer.Option(help="Only this plan, as the table names it.")] = None,
     device: Device = "auto",
     json: Json = None,
     commit: Commit = None,
 ) -> None:
     """Runs every plan again, in fresh processes, row by row and in other batches; exit code 1 where bits that are
     promised to be the same are not."""
-    from .determinism import SCHEMA, cases, plans
+    from .determinism import KNOWN, SCHEMA, UNFUSED, cases, plans
     from .determinism import determinism as battery
     from .table_tools import print_determinism
 
+    options.among("plan", plan, [*KNOWN, UNFUSED])
     options.check_writable(json)
     here = options.here(device)
     where, chosen = here.where(), options.chosen(case, cases(here.name))
     for one in chosen:
-        if not plans(one.problem, where):
+        served = plans(one.problem, where)
+        if not served:
             raise typer.BadParameter(f"{one.name}: no plan can run it here")
+        for name in {*(plan or ())} - {*served, UNFUSED}:
+            raise typer.BadParameter(f"{one.name}: plan {name} cannot run it here")
     found = battery(
         chosen,
         where,
         runs=runs or RUNS[here.name],
         processes=processes or PROCESSES[here.name],
+        only=plan or (),
         say=options.say,
     )
     options.write(json, SCHEMA, here.facts(commit), found.to_dict())
@@ -82,7 +88,8 @@ def minimise(
     device: Device = "auto",
     tries: Annotated[int, typer.Option(help="Smaller cases to try, at most.", min=1)] = 150,
 ) -> None:
-    """Shrinks a failing case and writes a script that stands alone; exit code 1 as it fails, 0 if it does not."""
+    """Shrinks a case whose forward or gradients fail and writes a script that stands alone; exit code 1 as it fails, 0
+    if it does not."""
     from .inject import place
     from .minimise import arrays_of
     from .minimise import minimise as shrink
@@ -96,11 +103,13 @@ def minimise(
         if least is None:
             typer.echo(f"{chosen.name} does not fail here")
             return
-        arrays = arrays_of(least.case, backward=False)
-        try:
-            placed = str(place(least.case, arrays, session, where.arithmetic, equal=where.twins_equal))
-        except RuntimeError as error:
-            placed = f"not placed: {error}"
+        arrays = arrays_of(least.case, backward=least.backward)
+        placed = least.failing
+        if not least.backward:
+            try:
+                placed = str(place(least.case, arrays, session, where.arithmetic, equal=where.twins_equal))
+            except RuntimeError as error:
+                placed = f"not placed: {error}"
     written = write(out, least.case, arrays, f"{least}: {placed}", where.arithmetic, equal=where.twins_equal)
     typer.echo(f"{least}\n{placed}\nafter {least.tries} tries; {', '.join(map(str, written))}")
     raise typer.Exit(1)

@@ -2,7 +2,7 @@
 
 import os
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -12,7 +12,6 @@ from . import options
 from .contract.plan import Plan
 from .contract.problem import Problem
 from .options import Commit, Device, Dtype, Json, Precision
-from .process import WorkerError
 
 Runners = Annotated[list[str] | None, typer.Option("--runner", help="Only these of the runners.")]
 
@@ -32,8 +31,9 @@ def order(
 ) -> None:
     """Finds the order in which each runner's GEMMs add, from sums alone; exit code 1 where one has no fixed order."""
     from .drift_table import print_facts
-    from .order import RUNNERS, SCHEMA, Probe, described, orders
-    from .probes import probed
+    from .order import SCHEMA, Probe, described, orders
+    from .probes import facts_of
+    from .session import RUNNERS, Session
     from .table import print_orders
 
     options.among("runner", runner, list(RUNNERS))
@@ -43,23 +43,22 @@ def order(
         raise typer.BadParameter(str(error)) from None
     options.check_writable(json, plot)
     here = options.here(device)
-    workers = here.where().workers
-    try:
-        findings = list(orders(probe, workers, runner or tuple(RUNNERS)))
-    except WorkerError as error:
-        raise options.failed(error) from None
-    facts = probed(probe, workers, findings) if probes else []
+    where = here.where()
+    with Session(where.workers, where.case_seconds) as session:
+        found = list(orders(session, probe, runner or tuple(RUNNERS)))
+        firsts = {one.runner: one.order for one in found if one.gemm == "up" and one.order}
+        facts = list(facts_of(session, probe, firsts)) if probes else []
     adders = {"adders": [asdict(one) for one in facts]} if probes else {}
-    options.write(json, SCHEMA, here.facts(commit), described(probe, findings) | adders)
+    options.write(json, SCHEMA, here.facts(commit), described(probe, found) | adders)
     if plot:
         from .order_plot import plot as draw
 
-        draw(findings, plot)
+        draw(found, plot)
     console = options.console()
-    print_orders(findings, console)
+    print_orders(found, console)
     if probes:
         print_facts(facts, console)
-    raise typer.Exit(int(any(finding.order is None for finding in findings)))
+    raise typer.Exit(int(any(one.order is None for one in found)))
 
 
 def drift(
@@ -71,6 +70,7 @@ def drift(
     precision: Precision = "ieee",
     activation: Annotated[str, typer.Option(help="relu, relu2 and identity are emulated to the bit.")] = "relu",
     gated: Annotated[bool, typer.Option("--gated", help="With a gate.")] = False,
+    every_type: Annotated[bool, typer.Option("--every-type", help="Each that is served here, one by one.")] = False,
     runner: Runners = None,
     length: Annotated[list[int] | None, typer.Option(help="Sums along which errors are followed.")] = None,
     depth: Annotated[int, typer.Option(help="Layers of the stack.", min=0)] = 8,
@@ -82,41 +82,59 @@ def drift(
     """Says which bits runners differ in and which knob makes each of them differ: the order of summation, fma, the
     activation's spelling, the roundings of s and h, the place of the bias, tf32, tensor core or IEEE.
 
-    Exit code 1 where a runner fails or, on a GPU, the twins differ or have bits that the emulator does not give.
+    Exit code 1 where a runner fails, has bits that the emulator does not give, or does not as predicted when its knob
+    is turned, or where, on a GPU, the twins differ. Where an order cannot be found, it says why.
     """
+    from .contract.plan import limitation
     from .drift_report import SCHEMA, Asked, report
-    from .drift_table import print_drift
-    from .order import RUNNERS
-    from .session import Session
+    from .drift_table import kind, print_drift, print_drifts
+    from .golden import DTYPES
+    from .session import RUNNERS, Session
 
     options.among("runner", runner, list(RUNNERS))
     try:
-        problem = Problem(
+        given = Problem(
             m=m, in_features=k, hidden_features=hidden, out_features=n, activation=activation, gated=gated,
             bias_up=True, bias_gate=gated, bias_down=True, dtype=dtype, precision=precision,
         )  # fmt: skip
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
+    if every_type and plot:
+        raise typer.BadParameter("a picture is of one type: drop --plot or --every-type")
     options.check_writable(json, plot)
     here = options.here(device)
-    asked = Asked(
-        problem=problem,
-        tensor=bool(here.gpu),
-        runners=runner or tuple(RUNNERS),
-        lengths=tuple(length or ((64, 256, 1024, 4096) if here.gpu else (32, 64, 128, 256))),
-        depth=depth,
-    )
     where = here.where()
+    problems = [given]
+    if every_type:
+        each = (replace(given, dtype=dtype, precision=precision) for dtype, precision in DTYPES)
+        problems = [one for one in each if limitation(one, where.device, Plan()) is None]
+    lengths = tuple(length or ((64, 512, 4096) if here.gpu else (32, 64, 128, 256)))
     with Session(where.workers, where.case_seconds) as session:
-        result = report(session, asked)
+        results = [
+            report(
+                session,
+                Asked(
+                    problem=problem,
+                    tensor=bool(here.gpu),
+                    runners=runner or tuple(RUNNERS),
+                    lengths=lengths,
+                    depth=depth,
+                ),
+            )
+            for problem in problems
+        ]
         facts = here.facts(commit) | {"workers": session.greetings}
-    options.write(json, SCHEMA, facts, result)
+    reasons = [f"{kind(result)}: {reason}" for result in results for reason in result["reasons"]]
+    options.write(json, SCHEMA, facts, {"drifts": results, "reasons": reasons})
     if plot:
         from .drift_plot import plot as draw
 
-        draw(result, plot)
-    print_drift(result, options.console())
-    raise typer.Exit(int(bool(result["reasons"])))
+        draw(results[0], plot)
+    if every_type:
+        print_drifts(results, options.console())
+    else:
+        print_drift(results[0], options.console())
+    raise typer.Exit(int(bool(reasons)))
 
 
 def golden(
@@ -134,8 +152,8 @@ def golden(
     Exit code 1 where any bit differs (the interpreters' do: their GEMMs add in the order of their CPU's library).
     """
     from .adder import EMULATED
-    from .drift_table import print_check, print_checks
-    from .golden import SCHEMA, Check, capture, described, large, recheck, save, small
+    from .drift_table import print_prediction, print_predictions
+    from .golden import SCHEMA, Prediction, capture, described, large, recheck, save, small
     from .golden import check as check_all
     from .session import Session
 
@@ -144,9 +162,9 @@ def golden(
     console = options.console()
     checks = [found for path in check or () for found in recheck(path)]
 
-    def show(found: Check) -> None:
+    def show(found: Prediction) -> None:
         checks.append(found)
-        print_check(found, console)
+        print_prediction(found, console)
 
     if not check:
         if out:
@@ -173,7 +191,7 @@ def golden(
                 facts = here.facts(commit) | {"workers": sessions[0].greetings}
                 content = {"checks": [described(check) for check in checks]}
                 options.write(out / "golden.json", SCHEMA, facts, content)
-    print_checks(checks, console)
+    print_predictions(checks, console)
     raise typer.Exit(int(any(check.red for check in checks)))
 
 

@@ -43,7 +43,7 @@ def run(
     json: Json = None,
     junit: Annotated[Path | None, typer.Option(help="Where to write JUnit XML.")] = None,
     commit: Commit = None,
-    jobs: Annotated[int | None, typer.Option(help="Cases at a time; more than one on a GPU's host.", min=1)] = None,
+    jobs: Annotated[int | None, typer.Option(help="Cases at a time, each with workers of its own.", min=1)] = None,
     limit: Annotated[float, typer.Option(help="Seconds a worker may take for one case.", min=1)] = CASE_SECONDS,
 ) -> None:
     """Runs a suite: both twins and their frameworks' own MLPs, against each other and a float64 oracle."""
@@ -53,13 +53,12 @@ def run(
     where = replace(
         here.where(),
         case_seconds=limit,
-        # Two workers and the oracle keep four cores busy; the interpreters would take turns on two.
-        jobs=jobs or (max(1, min(4, (os.cpu_count() or 1) // 4)) if here.gpu else 1),
+        jobs=jobs or _lanes(bool(here.gpu)),
     )
     order = {case.name: index for index, case in enumerate(chosen)}
     facts = here.facts(commit)
     outcomes: list[Outcome] = []
-    written = time.monotonic()
+    started = written = time.monotonic()
 
     def write() -> None:
         if json:
@@ -83,7 +82,7 @@ def run(
     except KeyboardInterrupt:
         interrupted = True
     write()
-    print_table(outcomes, console)
+    print_table(outcomes, console, time.monotonic() - started)
     if interrupted:
         console.print(
             f"[bold red]interrupted[/]: {len(chosen) - len(outcomes)} cases were not come to", highlight=False
@@ -107,12 +106,20 @@ def report_page(
     write_atomically(out, page(content))
     for headline in headlines(content):
         typer.echo(f"{'ok ' if headline.good else 'RED'} {headline.name}: {headline.text}")
+    for name, why in content.hidden:
+        typer.echo(f"not shown: {name}: {why}")
     raise typer.Exit(int(not all(headline.good for headline in headlines(content))))
 
 
 def _suite(name: str) -> list[Case]:
     options.among("suite", [name], list(SUITES))
     return SUITES[name]()
+
+
+def _lanes(gpu: bool) -> int:
+    """How many cases are under way at a time. Interpreted, a case keeps one core busy, its JAX worker's compiler; on a
+    GPU's host both workers and the oracle of larger layers keep four."""
+    return max(1, min(4, (os.cpu_count() or 1) // (4 if gpu else 1)))
 
 
 def _heading(suite: str, count: int, gpu: Gpu | None) -> str:

@@ -32,6 +32,7 @@ PARTNERS = {
     "decode2": Plan(strategy=Strategy.DECODE, split_k=2),
     "tiled4-2": Plan(split_k=(4, 2)),
 }
+KNOWN = PLANS | PARTNERS | OWN_PLANS
 # What an interpreter promises as well.
 ANYWHERE = ("repeat", "process", "position")
 PART = 17  # rows of the smaller batch: one tile and one row more
@@ -103,8 +104,7 @@ def cases(device: str) -> list[Case]:
 
 def plans(problem: Problem, where: Where) -> dict[str, Plan]:
     """Every plan that can run ``problem`` here, by name."""
-    known = PLANS | PARTNERS | OWN_PLANS
-    return {name: plan for name, plan in known.items() if limitation(problem, where.device, plan) is None}
+    return {name: plan for name, plan in KNOWN.items() if limitation(problem, where.device, plan) is None}
 
 
 def determinism(
@@ -113,14 +113,16 @@ def determinism(
     *,
     runs: int,
     processes: int,
+    only: Sequence[str] = (),
     say: Callable[[str], None] = lambda text: None,
 ) -> Battery:
-    """``runs`` of every plan of every case, spread over so many ``processes``; the batches in the first of them."""
+    """``runs`` of every plan of every case, or of ``only`` those named, spread over so many ``processes``; the batches
+    in the first of them."""
     checks: list[Check] = []
     classes: list[Class] = []
     with Session(where.workers, where.case_seconds) as session:
         for case in asked:
-            examined = _Examination(case, where, session)
+            examined = _Examination(case, where, session, only)
             for process in range(processes):
                 session.restart()
                 share = runs // processes + (process < runs % processes)
@@ -135,13 +137,14 @@ def determinism(
 class _Examination:
     """One case: what its plans were asked so far."""
 
-    def __init__(self, case: Case, where: Where, session: Session) -> None:
+    def __init__(self, case: Case, where: Where, session: Session, only: Sequence[str]) -> None:
         self.case, self.where, self.session = case, where, session
         tall = replace(case.problem, m=TIMES * case.problem.m + 1)
         self.arrays = stimulus.generate(tall, case.stimulus, case.seed)
         self.x = self.arrays["x"]
         fused = {name: (plan, FUSED) for name, plan in plans(case.problem, where).items()}
-        self.candidates: dict[str, tuple[Plan, Sequence[str]]] = {**fused, UNFUSED: (TILED, OWN)}
+        every: dict[str, tuple[Plan, Sequence[str]]] = {**fused, UNFUSED: (TILED, OWN)}
+        self.candidates = {name: every[name] for name in every if not only or name in only}
         # (plan, runner) -> stage -> the sha256 of each run, a list a process.
         self.hashes: dict[tuple[str, str], dict[str, list[list[str]]]] = {}
         self.batched: list[Check] = []

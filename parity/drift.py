@@ -16,10 +16,11 @@ from .contract.plan import Plan
 from .contract.problem import Problem
 from .contract.vendor import Order
 from .emulator import ascending
-from .epilogue import Product, Recipe, hidden, linear
+from .epilogue import Product, Recipe, hidden
 from .oracle import Stages
 from .portrait import CHAINS, Counts, Portrait
 from .rounding import round_to
+from .sample import LEFT, Emulation
 from .session import Session
 from .tree import Tree
 
@@ -81,17 +82,16 @@ class _Stage:
     knobs: Sequence[_Knob]
 
 
-def pair(
-    problem: Problem, arrays: Mapping[str, np.ndarray], found: Mapping[str, Stages], a: Portrait, b: Portrait
-) -> Pair:
-    """What makes ``a`` and ``b`` differ, in the rows that their portraits are of."""
-    rows = min(portrait.rows for portrait in (a, b))
-    one, two = ({stage: tap[:rows] for stage, tap in found[portrait.runner].items()} for portrait in (a, b))
-    some = {name: array[:rows] if name == "x" else array for name, array in arrays.items()}
+def pair(emulation: Emulation, found: Mapping[str, Stages], a: Portrait, b: Portrait) -> Pair:
+    """What makes ``a`` and ``b`` differ, in the sample of the emulation."""
+    one, two = (emulation.sample.stages(found[portrait.runner]) for portrait in (a, b))
     total, differ, unexplained, steps = {}, {}, {}, []
-    for stage in _stages(problem, some):
+    for stage in _stages(emulation):
         mine, other = one[stage.name], two[stage.name]
         apart = unlike(mine, other)
+        total[stage.name], differ[stage.name], unexplained[stage.name] = int(apart.size), int(apart.sum()), 0
+        if not apart.any():
+            continue
         recipe, came = a.recipe, one
         last = stage.compute(recipe, came)
         wrong = unlike(last, mine)
@@ -106,27 +106,30 @@ def pair(
             steps.append(
                 Step(
                     stage=stage.name,
-                    knob=knob.name if knob else f"{' and '.join(turned)} it came from",
+                    knob=knob.name
+                    if knob
+                    else f"{' and '.join('h' if name == LEFT else name for name in turned)} it came from",
                     a=knob.say(knob.read(a.recipe)) if knob else a.runner,
                     b=knob.say(knob.read(b.recipe)) if knob else b.runner,
                     alone=int((apart & ~unlike(alone, other)).sum()),
                     left=int((apart & unlike(last, other)).sum()),
                 )
             )
-        total[stage.name], differ[stage.name] = int(apart.size), int(apart.sum())
         unexplained[stage.name] = int((apart & (wrong | unlike(last, other))).sum())
     return Pair(a=a.runner, b=b.runner, total=total, differ=differ, unexplained=unexplained, steps=steps)
 
 
-def _stages(problem: Problem, arrays: Mapping[str, np.ndarray]) -> Iterator[_Stage]:
+def _stages(emulation: Emulation) -> Iterator[_Stage]:
+    problem = emulation.problem
+
     def up(layer: str) -> Callable[[Recipe, Stages], np.ndarray]:
-        return lambda recipe, came: linear(problem, arrays, recipe, layer, arrays["x"])
+        return lambda recipe, came: emulation.linear(recipe, layer, emulation.arrays["x"])
 
     def act(recipe: Recipe, came: Stages) -> np.ndarray:
         return round_to(hidden(problem, came["s"], came.get("u"), recipe), problem.dtype)
 
     def down(recipe: Recipe, came: Stages) -> np.ndarray:
-        return round_to(linear(problem, arrays, recipe, "down", came["h"]), problem.dtype)
+        return round_to(emulation.linear(recipe, "down", came[LEFT]), problem.dtype)
 
     first = {"s": "gate", "u": "up"} if problem.gated else {"s": "up"}
     for name, layer in first.items():
@@ -137,7 +140,7 @@ def _stages(problem: Problem, arrays: Mapping[str, np.ndarray]) -> Iterator[_Sta
         _plain("round_f", "rounded before the gate"),
     ]
     yield _Stage(name="h", came=tuple(first), compute=act, knobs=act_knobs)
-    yield _Stage(name="y", came=("h",), compute=down, knobs=_product("down"))
+    yield _Stage(name="y", came=(LEFT,), compute=down, knobs=_product("down"))
 
 
 def _plain(name: str, text: str) -> _Knob:

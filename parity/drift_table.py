@@ -7,13 +7,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from .golden import Check
+from .golden import Prediction
 from .probes import Facts
 from .table import headed
 from .vendor import Recovered, Verdict
 
 
-def print_check(check: Check, console: Console) -> None:
+def print_prediction(check: Prediction, console: Console) -> None:
     """One check in a line: how many bits of each stage were predicted."""
     parts = [f"{stage} {total - check.wrong[stage]}/{total}" for stage, total in check.outputs.items()]
     text = "[red]error[/] " + escape(check.why) if check.why else ", ".join(parts)
@@ -21,15 +21,34 @@ def print_check(check: Check, console: Console) -> None:
     console.print(f"[{color}]{check.runner}[/] {escape(str(check.item))}: {text}", highlight=False, soft_wrap=True)
 
 
-def print_checks(checks: Sequence[Check], console: Console) -> None:
+def print_predictions(checks: Sequence[Prediction], console: Console) -> None:
     """What is red, and the sums."""
     red = [check for check in checks if check.red]
     for check in red[:12]:
-        print_check(check, console)
+        print_prediction(check, console)
     outputs = sum(sum(check.outputs.values()) for check in checks)
     wrong = sum(sum(check.wrong.values()) for check in checks)
     text = f"{len(checks)} checks, {len(red)} red; {outputs - wrong} of {outputs} outputs predicted to the bit"
     console.print(f"[{'bold red' if red else 'green'}]{text}[/]", highlight=False)
+
+
+def print_drifts(results: Sequence[Mapping[str, Any]], console: Console) -> None:
+    """Several types in few lines: each runner's recipe, how many elements it does not explain, and in how many a knob
+    that was turned did not as predicted."""
+    table = headed("", "runner", "unexplained", "mispredicted", "how it adds, first GEMM / second")
+    for result in results:
+        title = kind(result)
+        for one in result["portraits"]:
+            wrong = _count(sum(one["wrong"].values()), sum(one["total"].values()))
+            missed = [turn["missed"][one["runner"]] for turn in result["knobs"] if one["runner"] in turn["missed"]]
+            off = sum(sum(counts.values()) for counts in missed)
+            table.add_row(title, one["runner"], wrong, str(off) if missed else "", escape(_adds(one)))
+            title = ""
+    console.print(table, highlight=False)
+    for result in results:
+        for reason in result["reasons"]:
+            console.print(f"[bold red]RED[/] {kind(result)} {escape(reason)}", highlight=False, soft_wrap=True)
+        _print_unknown(result, console)
 
 
 def print_drift(result: Mapping[str, Any], console: Console) -> None:
@@ -40,10 +59,9 @@ def print_drift(result: Mapping[str, Any], console: Console) -> None:
     table = headed("runner", *(f"{stage} unexplained" for stage in stages), "how it adds, first GEMM / second")
     for one in result["portraits"]:
         wrong = (_count(one["wrong"][stage], one["total"][stage]) for stage in stages)
-        table.add_row(
-            one["runner"], *wrong, escape(one["up"] if one["up"] == one["down"] else f"{one['up']} / {one['down']}")
-        )
+        table.add_row(one["runner"], *wrong, escape(_adds(one)))
     console.print(table, highlight=False)
+    _print_unknown(result, console)
     table = headed("pair", "", "knob", "alone", "left", "differ", "unexplained")
     for one in result["pairs"]:
         _pair(one, table)
@@ -68,6 +86,23 @@ def print_drift(result: Mapping[str, Any], console: Console) -> None:
         console.print(text, highlight=False, soft_wrap=True)
     for reason in result["reasons"]:
         console.print(f"[bold red]RED[/] {escape(reason)}", highlight=False, soft_wrap=True)
+
+
+def kind(result: Mapping[str, Any]) -> str:
+    """The type that a result is of."""
+    problem = result["problem"]
+    return "tf32" if problem["precision"] == "tf32" else problem["dtype"]
+
+
+def _adds(one: Mapping[str, Any]) -> str:
+    return one["up"] if one["up"] == one["down"] else f"{one['up']} / {one['down']}"
+
+
+def _print_unknown(result: Mapping[str, Any], console: Console) -> None:
+    for one in result["portraits"]:
+        for gemm, why in one["why"].items():
+            text = f"{one['runner']}, order of {gemm} not found: {why}"
+            console.print(f"[yellow]{escape(text)}[/]", highlight=False, soft_wrap=True)
 
 
 def _pair(one: Mapping[str, Any], table: Table) -> None:

@@ -27,6 +27,8 @@ from .vendor_spelling import VENDOR
 # Whose every operation is IEEE arithmetic, on a GPU too.
 EXACT = ("relu", "relu2", "identity")
 Bias = Literal["after", "first", "rounded"]
+# emulator.gemm, or what answers as it does.
+Summed = Callable[..., np.ndarray]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,25 +69,33 @@ def contract(problem: Problem, plan: Plan) -> Recipe:
     return Recipe(up=up, down=down)
 
 
-def stages(problem: Problem, arrays: Mapping[str, np.ndarray], recipe: Recipe) -> dict[str, np.ndarray]:
+def stages(
+    problem: Problem, arrays: Mapping[str, np.ndarray], recipe: Recipe, summed: Summed = gemm
+) -> dict[str, np.ndarray]:
     """The fused stages as ``recipe`` gives them: s and u float32, h and y in the problem's dtype."""
-    found = {"s": linear(problem, arrays, recipe, "gate" if problem.gated else "up", arrays["x"])}
+    found = {"s": linear(problem, arrays, recipe, "gate" if problem.gated else "up", arrays["x"], summed)}
     if problem.gated:
-        found["u"] = linear(problem, arrays, recipe, "up", arrays["x"])
+        found["u"] = linear(problem, arrays, recipe, "up", arrays["x"], summed)
     wide = hidden(problem, found["s"], found.get("u"), recipe)
     h = round_to(wide, problem.dtype)
-    y = linear(problem, arrays, recipe, "down", h if recipe.round_h else wide)
+    y = linear(problem, arrays, recipe, "down", h if recipe.round_h else wide, summed)
     return found | {"h": h, "y": round_to(y, problem.dtype)}
 
 
 def linear(
-    problem: Problem, arrays: Mapping[str, np.ndarray], recipe: Recipe, layer: str, left: np.ndarray
+    problem: Problem,
+    arrays: Mapping[str, np.ndarray],
+    recipe: Recipe,
+    layer: str,
+    left: np.ndarray,
+    summed: Summed = gemm,
 ) -> np.ndarray:
-    """``left w + b`` of one ``layer`` (up, gate or down), in float32; with ``round_s`` rounded to the dtype."""
+    """``left w + b`` of one ``layer`` (up, gate or down), in float32; with ``round_s`` rounded to the dtype.
+    ``summed``: the emulator, or what knows some of its answers."""
     how = recipe.down if layer == "down" else recipe.up
     bias = arrays.get(f"b_{layer}")
     b = None if bias is None else bias.astype(F)
-    product = gemm(left, arrays[f"w_{layer}"], how.order, how.adder, start=b if how.bias == "first" else None)
+    product = summed(left, arrays[f"w_{layer}"], how.order, how.adder, start=b if how.bias == "first" else None)
     if b is not None and how.bias != "first":
         product = (rounded(product, problem) if how.bias == "rounded" else product) + b
     return rounded(product, problem) if recipe.round_s and layer != "down" else product

@@ -70,7 +70,7 @@ class Item:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Check:
+class Prediction:
     """Of one runner's stages: how many elements there are, and how many have other bits than the emulator's. ``at``:
     the first of them. ``instead``: how many would be wrong with another adder. ``why``: the runner failed."""
 
@@ -140,7 +140,7 @@ def predicted(item: Item, operands: Mapping[str, np.ndarray]) -> Stages:
     return epilogue.stages(item.problem, operands, epilogue.contract(item.problem, item.plan))
 
 
-def checked(item: Item, runner: str, stages: Mapping[str, np.ndarray], expected: Stages) -> Check:
+def checked(item: Item, runner: str, stages: Mapping[str, np.ndarray], expected: Stages) -> Prediction:
     """``stages`` against the emulator's. A stage that is missing or of another shape is wrong in all its elements."""
     outputs, wrong, at = {}, {}, {}
     for stage in STAGES:
@@ -148,10 +148,10 @@ def checked(item: Item, runner: str, stages: Mapping[str, np.ndarray], expected:
         outputs[stage], wrong[stage] = other.size, int(other.sum())
         if wrong[stage]:
             at[stage] = [int(i) for i in np.argwhere(other)[0]]
-    return Check(item=item, runner=runner, outputs=outputs, wrong=wrong, at=at)
+    return Prediction(item=item, runner=runner, outputs=outputs, wrong=wrong, at=at)
 
 
-def instead(check: Check, operands: Mapping[str, np.ndarray], stages: Mapping[str, np.ndarray]) -> Check:
+def instead(check: Prediction, operands: Mapping[str, np.ndarray], stages: Mapping[str, np.ndarray]) -> Prediction:
     """A red check with what other adders would have given: a hint at what the kernel does."""
     if not check.red:
         return check
@@ -174,7 +174,7 @@ def differing(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return ~same_bits(a, b)
 
 
-def capture(sessions: Sequence[Session], items: Iterable[Item], done: Callable[[Check], None]) -> list[Vector]:
+def capture(sessions: Sequence[Session], items: Iterable[Item], done: Callable[[Prediction], None]) -> list[Vector]:
     """The fused runners' vectors of ``items``; each is checked, too."""
     vectors = []
     for item, answer in _answers(sessions, items):
@@ -189,7 +189,9 @@ def capture(sessions: Sequence[Session], items: Iterable[Item], done: Callable[[
     return vectors
 
 
-def check(sessions: Sequence[Session], items: Sequence[Item], done: Callable[[Check], None], jobs: int = 1) -> None:
+def check(
+    sessions: Sequence[Session], items: Sequence[Item], done: Callable[[Prediction], None], jobs: int = 1
+) -> None:
     """Each of ``items`` on both fused runners; the emulator works on ``jobs`` of them at a time."""
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
         expected = {item: pool.submit(_expected, item) for item in items}
@@ -215,9 +217,9 @@ def _answers(sessions: Sequence[Session], items: Iterable[Item]) -> Iterator[tup
         yield from pool.map(one, items)
 
 
-def _checks(item: Item, answer: Answer, expected: Stages) -> Iterator[Check]:
+def _checks(item: Item, answer: Answer, expected: Stages) -> Iterator[Prediction]:
     for runner, why in answer.errors.items():
-        yield Check(item=item, runner=runner, why=why)
+        yield Prediction(item=item, runner=runner, why=why)
     for runner, stages in answer.stages.items():
         yield checked(item, runner, stages, expected)
 
@@ -266,7 +268,7 @@ def load(path: Path) -> Iterator[Vector]:
             )  # fmt: skip
 
 
-def recheck(path: Path) -> list[Check]:
+def recheck(path: Path) -> list[Prediction]:
     """The emulator against every vector of a file; what has the same operands and plan is emulated once."""
     known: dict[Item, Stages] = {}
     found = []
@@ -278,7 +280,7 @@ def recheck(path: Path) -> list[Check]:
     return found
 
 
-def described(check: Check) -> dict[str, Any]:
+def described(check: Prediction) -> dict[str, Any]:
     """A check, for JSON."""
     item = check.item
     return {

@@ -27,23 +27,27 @@ ROWS, COLUMNS = 16, 32
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Along:
-    """The errors at one ``k``: of each runner, of emulated ones, and what the laws allow: ``walk`` grows with sqrt(k),
-    ``worst`` with k, both for the arithmetic that the device has."""
+    """The errors of sums at one ``k``: of each runner, of emulated ones, and what the laws allow: ``walk`` grows with
+    sqrt(k), ``worst`` with k, both for the arithmetic that the device has. ``failed``: runners that have none, and why.
+    """
 
     k: int
     runners: dict[str, float]
     emulated: dict[str, float]
     walk: float
     worst: float
+    failed: dict[str, str]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Deep:
-    """After ``depth`` layers: each pair's share of elements with other bits, and its relative distance."""
+    """After ``depth`` layers: each pair's share of elements with other bits, and its relative distance. ``failed``:
+    runners that came no further than the layer before, and why."""
 
     depth: int
     bits: dict[str, float]
     relative: dict[str, float]
+    failed: dict[str, str]
 
 
 def along_k(
@@ -65,17 +69,18 @@ def along_k(
         wide, high = x.astype(np.float64), w.astype(np.float64)
         exact, root = wide @ high, np.sqrt(wide**2 @ high**2)
         bound = chain_bound(k, "tensor" if tensor and kind != "float32" else "ieee", core.terms)
-        found = session.ask(asked, arrays, Plan(), runners).stages
+        answer = session.ask(asked, arrays, Plan(), runners)
         emulated = {
             name: gemm(x, w, ascending(k, chains=chains, terms=adder.terms), adder)
             for name, (adder, chains) in orders.items()
         }
         yield Along(
             k=k,
-            runners={name: _error(stages["s"], exact, root) for name, stages in found.items()},
+            runners={name: _error(stages["s"], exact, root) for name, stages in answer.stages.items()},
             emulated={name: _error(s, exact, root) for name, s in emulated.items()},
             walk=bound.rms + bound.bias * float(np.mean(np.abs(exact)) / np.mean(root)),
             worst=bound.det * float(np.mean(np.abs(wide) @ np.abs(high)) / np.mean(root)),
+            failed=answer.errors,
         )
 
 
@@ -89,13 +94,14 @@ def with_depth(session: Session, problem: Problem, depth: int, runners: Sequence
     state: dict[str, np.ndarray] = {}
     for number in range(1, depth + 1):
         arrays = stimulus.generate(layer, "normal", SEED + number)
-        first = state if number > 1 else dict.fromkeys(runners, arrays["x"])
-        state = {}
-        for runner, x in first.items():
-            found = session.ask(layer, arrays | {"x": x}, Plan(), [runner]).stages
-            if runner in found:
-                state[runner] = _next(x, found[runner]["y"], problem.dtype)
-        yield _apart(number, state)
+        # The first layer's x is the same for all: one question.
+        asked = [([runner], x) for runner, x in state.items()] if number > 1 else [(list(runners), arrays["x"])]
+        state, failed = {}, {}
+        for some, x in asked:
+            answer = session.ask(layer, arrays | {"x": x}, Plan(), some)
+            failed |= answer.errors
+            state |= {runner: _next(x, stages["y"], problem.dtype) for runner, stages in answer.stages.items()}
+        yield _apart(number, state, failed)
 
 
 def _next(x: np.ndarray, y: np.ndarray, dtype: str) -> np.ndarray:
@@ -104,11 +110,11 @@ def _next(x: np.ndarray, y: np.ndarray, dtype: str) -> np.ndarray:
     return round_to(total / np.maximum(scale, np.finfo(np.float32).tiny), dtype)
 
 
-def _apart(depth: int, state: Mapping[str, np.ndarray]) -> Deep:
+def _apart(depth: int, state: Mapping[str, np.ndarray], failed: dict[str, str]) -> Deep:
     bits, relative = {}, {}
     for a, b in combinations(state, 2):
         one, two = state[a], state[b]
         bits[f"{a} ~ {b}"] = float(unlike(one, two).mean())
         norm = np.linalg.norm(two.astype(np.float64))
         relative[f"{a} ~ {b}"] = float(np.linalg.norm(one.astype(np.float64) - two.astype(np.float64)) / norm)
-    return Deep(depth=depth, bits=bits, relative=relative)
+    return Deep(depth=depth, bits=bits, relative=relative, failed=failed)

@@ -138,7 +138,7 @@ def _gradients(
             taps |= {name: found[name] for name in ("d_s", "d_u") if name in found}
             after = after_taps(reference.oracle, reference.dy, taps)
             steps = of.steps(profiles[True], after)
-            pairs += _stages(reference.demands, runner, STEP, found, after, {s: _alone(a) for s, a in steps.items()})
+            pairs += _stages(reference.demands, runner, STEP, found, after, {s: alone(a) for s, a in steps.items()})
     return pairs
 
 
@@ -150,7 +150,7 @@ def _apart(a: dict[str, StageBound], b: dict[str, StageBound]) -> dict[str, Stag
     }
 
 
-def _alone(allowed: Allowance) -> StageBound:
+def alone(allowed: Allowance) -> StageBound:
     """The bound of the distance from what is exact."""
     zero = np.zeros(allowed.det.shape)
     return between(allowed, Allowance(det=zero, stat=zero, own=zero))

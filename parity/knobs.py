@@ -14,8 +14,8 @@ from .contract.problem import Problem
 from .emulator import ascending
 from .epilogue import Product, Recipe, stages
 from .oracle import Stages
-from .order import GEMMS
-from .portrait import Counts, Portrait, asked_orders
+from .portrait import WORK, Counts, Portrait, asked_orders
+from .sample import Emulation, Sample
 from .session import Session
 
 SPLITS = (2, 4)
@@ -24,7 +24,8 @@ SPLITS = (2, 4)
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Turn:
     """One knob's other setting, and how many elements of each stage it changes, of ``total``. ``observed``: how many a
-    runner changed when its own knob was turned; ``missed``: in how many it then was not what had been predicted."""
+    runner changed when its own knob was turned; ``missed``: in how many it then was not what had been predicted;
+    ``why``: the order in which it then added could not be found; ``errors``: it failed."""
 
     knob: str
     setting: str
@@ -32,6 +33,8 @@ class Turn:
     total: Counts
     observed: dict[str, Counts] = field(default_factory=dict)
     missed: dict[str, Counts] = field(default_factory=dict)
+    why: dict[str, str] = field(default_factory=dict)
+    errors: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,10 +58,11 @@ def turns(
 ) -> Iterator[Turn]:
     """Every knob that ``problem`` has, turned in the portrait that explains most; real ones in all of them."""
     first = min(portraits.values(), key=lambda portrait: sum(portrait.wrong.values()))
-    some = _rows(arrays, first.rows)
-    base = stages(problem, some, first.recipe)
+    sample = Sample.of_rows(problem, WORK)
+    emulation = Emulation.on(problem, arrays, sample)
+    base = emulation.stages(first.recipe)
     for setting in _settings(problem, first.recipe, tensor):
-        after = stages(problem, some, setting.recipe)
+        after = emulation.stages(setting.recipe)
         turn = Turn(
             knob=setting.knob,
             setting=setting.setting,
@@ -66,43 +70,28 @@ def turns(
             total={name: int(tap.size) for name, tap in base.items()},
         )
         if setting.plan or setting.precision:
-            for runner, portrait in portraits.items():
-                _turn_really(session, problem, arrays, portrait, found[runner], setting, tensor, turn)
+            turned = replace(problem, precision=setting.precision) if setting.precision else problem
+            answer = session.ask(turned, arrays, setting.plan or Plan(), list(portraits))
+            turn.errors.update(answer.errors)
+            for runner, taps in answer.stages.items():
+                expected = after
+                if not tensor:
+                    recipe, turn.why[runner] = _asked(session, turned, portraits[runner], setting)
+                    expected = stages(turned, emulation.arrays, recipe)
+                real, before = sample.stages(taps), sample.stages(found[runner])
+                turn.observed[runner] = {name: int(unlike(real[name], before[name]).sum()) for name in base}
+                turn.missed[runner] = {name: int(unlike(real[name], expected[name]).sum()) for name in base}
         yield turn
 
 
-def _turn_really(
-    session: Session,
-    problem: Problem,
-    arrays: Mapping[str, np.ndarray],
-    portrait: Portrait,
-    before: Stages,
-    setting: _Setting,
-    tensor: bool,
-    turn: Turn,
-) -> None:
-    runner, plan = portrait.runner, setting.plan or Plan()
-    turned = replace(problem, precision=setting.precision) if setting.precision else problem
-    answer = session.ask(turned, arrays, plan, [runner])
-    if runner not in answer.stages:
-        return
-    recipe = setting.recipe
-    if not tensor:
-        # An interpreter's orders are its library's, so each runner has its own: they are asked for, not fitted.
-        orders = asked_orders(session, turned, plan, runner)
-        ups = {gemm: getattr(portrait.recipe, gemm) for gemm in GEMMS}
-        how = {gemm: replace(ups[gemm], order=order) for gemm, order in orders.items()}
-        if setting.precision:
-            how = {gemm: replace(one, adder=replace(one.adder, tf32="away")) for gemm, one in how.items()}
-        recipe = replace(portrait.recipe, **how)
-    real = {name: tap[: portrait.rows] for name, tap in answer.stages[runner].items()}
-    expected = stages(turned, _rows(arrays, portrait.rows), recipe)
-    turn.observed[runner] = {name: int(unlike(tap, before[name][: portrait.rows]).sum()) for name, tap in real.items()}
-    turn.missed[runner] = {name: int(unlike(tap, expected[name]).sum()) for name, tap in real.items()}
-
-
-def _rows(arrays: Mapping[str, np.ndarray], rows: int) -> dict[str, np.ndarray]:
-    return {name: array[:rows] if name == "x" else array for name, array in arrays.items()}
+def _asked(session: Session, turned: Problem, portrait: Portrait, setting: _Setting) -> tuple[Recipe, str]:
+    """What an interpreter's runner should do with its knob turned, and why that is not known. Its orders are its
+    library's, so each runner has its own: they are asked for, not fitted."""
+    orders, why = asked_orders(session, turned, setting.plan or Plan(), portrait.runner)
+    how = {gemm: replace(getattr(portrait.recipe, gemm), order=order) for gemm, order in orders.items()}
+    if setting.precision:
+        how = {gemm: replace(one, adder=replace(one.adder, tf32="away")) for gemm, one in how.items()}
+    return replace(portrait.recipe, **how), "; ".join(f"{gemm}: {text}" for gemm, text in why.items())
 
 
 def _settings(problem: Problem, base: Recipe, tensor: bool) -> Iterator[_Setting]:
@@ -118,23 +107,22 @@ def _settings(problem: Problem, base: Recipe, tensor: bool) -> Iterator[_Setting
     core = HOPPER["tf32" if problem.precision == "tf32" or not narrow else problem.dtype]
     if adder.fused:
         yield _Setting(knob="what adds", setting="IEEE, fma", recipe=_adding(base, Adder(tf32=adder.tf32)))
-        nearest = _each(base, adder=replace(adder, rounding="nearest"))
+        nearest = _adders(base, rounding="nearest")
         yield _Setting(knob="rounding of a fused add", setting="to nearest", recipe=nearest)
-        fewer = _each(base, adder=replace(adder, fraction=24))
+        fewer = _adders(base, fraction=24)
         yield _Setting(knob="fraction bits of a fused add", setting="24", recipe=fewer)
     else:
-        other = replace(adder, contracted=not adder.contracted)
         text = "mul, add" if adder.contracted else "fma"
-        yield _Setting(knob="fma in the GEMMs", setting=text, recipe=_each(base, adder=other))
+        yield _Setting(knob="fma in the GEMMs", setting=text, recipe=_adders(base, contracted=not adder.contracted))
         fused = replace(core, tf32=adder.tf32)
         text = f"tensor core, {core.terms}+1"
         yield _Setting(knob="what adds", setting=text, recipe=_adding(base, fused))
     if not narrow and problem.precision == "ieee":
-        away = _adding(base, core) if tensor else _each(base, adder=replace(adder, tf32="away"))
+        away = _adding(base, core) if tensor else _adders(base, tf32="away")
         yield _Setting(knob="tf32", setting="nearest, ties away", recipe=away, precision="tf32")
-        yield _Setting(knob="tf32", setting="cut off", recipe=_each(away, adder=replace(away.up.adder, tf32="zero")))
+        yield _Setting(knob="tf32", setting="cut off", recipe=_adders(away, tf32="zero"))
     if problem.precision == "tf32":
-        yield _Setting(knob="tf32", setting="cut off", recipe=_each(base, adder=replace(adder, tf32="zero")))
+        yield _Setting(knob="tf32", setting="cut off", recipe=_adders(base, tf32="zero"))
     if problem.bias_up or problem.bias_down or problem.bias_gate:
         yield _Setting(knob="place of the bias", setting="first", recipe=_each(base, bias="first"))
         if narrow:
@@ -157,6 +145,12 @@ def _flipped(base: Recipe, name: str) -> Recipe:
 
 def _each(base: Recipe, **changes: Any) -> Recipe:
     return replace(base, up=replace(base.up, **changes), down=replace(base.down, **changes))
+
+
+def _adders(base: Recipe, **changes: Any) -> Recipe:
+    # Each GEMM's own: a runner that adds as no other may add in two ways.
+    up, down = (replace(how, adder=replace(how.adder, **changes)) for how in (base.up, base.down))
+    return replace(base, up=up, down=down)
 
 
 def _adding(base: Recipe, adder: Adder, chains: int = 1) -> Recipe:

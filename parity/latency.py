@@ -4,20 +4,17 @@ A time is only given for a case whose results were right. `bench` asks what fusi
 framework's best stopwatch; this asks one thing, whether the twins are equally fast, by one clock that both have.
 """
 
-import shutil
-import tempfile
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from . import stimulus
 from .cases import Case, build
 from .judge import judge, prepare
 from .latency_worker import Ask
-from .process import Worker
-from .protocol import Request, blobs_from_dict
 from .run import Where
+from .session import Session
 from .statistics import Comparison, Estimate, compare, estimate
 
 SCHEMA = "parity.latency/1"
@@ -76,23 +73,17 @@ def latency(
 ) -> list[Row]:
     """A row a case. ``where.workers``: those of latency_jax.py and latency_torch.py.
 
-    Raises WorkerError if one does not start, dies or hangs, ValueError for a case whose y cannot be the next one's x.
+    Raises ValueError for a case whose y cannot be the next one's x.
     """
-    workers = [Worker(spec) for spec in where.workers]
-    folder = Path(tempfile.mkdtemp(prefix="parity-latency-"))
-    try:
-        rows = []
+    rows = []
+    with Session(where.workers, where.case_seconds) as session:
         for case in asked:
             say(case.name)
-            rows.append(_row(case, where, workers, folder, blocks))
-        return rows
-    finally:
-        for worker in workers:
-            worker.close()
-        shutil.rmtree(folder, ignore_errors=True)
+            rows.append(_row(case, where, session, blocks))
+    return rows
 
 
-def _row(case: Case, where: Where, workers: list[Worker], folder: Path, blocks: int) -> Row:
+def _row(case: Case, where: Where, session: Session, blocks: int) -> Row:
     p = case.problem
     if p.in_features != p.out_features:
         raise ValueError(
@@ -103,31 +94,31 @@ def _row(case: Case, where: Where, workers: list[Worker], folder: Path, blocks: 
     if reason:
         return Row(case=case, plan=str(case.plan), layers=layers, skipped=reason)
     arrays = stimulus.generate(p, case.stimulus, case.seed)
-    blobs = stimulus.save(arrays, folder)
-    request = Request(case=case.name, problem=p, plan=case.plan, save=case.save, arrays=blobs, out=str(folder))
-    for worker in workers:
-        worker.start()  # all come up at the same time
-    results, plan, errors = {}, "", []
-    for worker in workers:
-        worker.send(Ask(request=request, layers=layers))
-        reply = worker.receive(where.case_seconds)
-        errors += [f"{runner}: {text.strip().splitlines()[-1]}" for runner, text in reply["errors"].items()]
-        plan = plan or reply["plan"] or ""
-        for runner, stages in reply["runners"].items():
-            results[runner] = {stage: stimulus.load(blob) for stage, blob in blobs_from_dict(stages).items()}
+    with ThreadPoolExecutor(1) as beside:
+        # Nothing is timed yet, but for how many passes make a sample: a large layer's oracle takes as long as its
+        # compilers.
+        reference = beside.submit(prepare, case, arrays)
+        answer = session.ask(
+            p, arrays, case.plan, save=case.save, say=lambda request: Ask(request=request, layers=layers), in_turns=True
+        )
+    errors = [f"{runner}: {why}" for runner, why in answer.errors.items()]
     if not errors:
-        pairs = judge(case, prepare(case, arrays), results, where.arithmetic, twins_equal=where.twins_equal)
+        pairs = judge(case, reference.result(), answer.stages, where.arithmetic, twins_equal=where.twins_equal)
         red = [f"{pair.a} ~ {pair.b} {pair.stage}" for pair in pairs if pair.red]
         errors += [f"wrong results: {', '.join(red[:4])}"] if red else []
-    if errors:
-        return Row(case=case, plan=plan, layers=layers, wrong="; ".join(errors))
     samples: dict[str, list[list[float]]] = {}
-    for i in range(blocks):
-        # A B | B A | A B ...: over the workers, and over the runners inside each.
-        for worker in reversed(workers) if i % 2 else workers:
-            worker.send(Ask(reverse=bool(i % 2)))
-            for runner, taken in worker.receive(where.case_seconds)["samples"].items():
+    names = [worker.spec.name for worker in session.workers]
+    # A B | B A | A B ...: over the workers, and over the runners inside each.
+    for i in range(0 if errors else blocks):
+        replies, dead = session.send(Ask(reverse=bool(i % 2)), names[:: -1 if i % 2 else 1], in_turns=True)
+        errors += [f"{name}: {why}" for name, why in dead.items()]
+        for reply in replies.values():
+            for runner, taken in reply["samples"].items():
                 samples.setdefault(runner, []).append(taken)
+        if errors:
+            break
+    if errors:
+        return Row(case=case, plan=answer.plan, layers=layers, wrong="; ".join(errors))
     found = {(a, b): compare(samples[a], samples[b]) for a, b in PAIRS if a in samples and b in samples}
     estimates = {runner: estimate(taken) for runner, taken in samples.items()}
-    return Row(case=case, plan=plan, layers=layers, estimates=estimates, pairs=found)
+    return Row(case=case, plan=answer.plan, layers=layers, estimates=estimates, pairs=found)

@@ -22,12 +22,18 @@ Red = frozenset[tuple[str, str, str]]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Minimum:
-    """The smallest case found, what is red in it, and after how many tries."""
+    """The smallest case found, what is red in it, of its backward or else of its forward, and after how many tries."""
 
     case: Case
     red: Red
+    backward: bool
     tries: int
     complete: bool
+
+    @property
+    def failing(self) -> str:
+        """What is red, in words."""
+        return "; ".join(f"{a} {b} {what}" if b == "error" else f"{a} ~ {b} {what}" for a, b, what in sorted(self.red))
 
     def __str__(self) -> str:
         p = self.case.problem
@@ -69,11 +75,11 @@ def minimise(
             found = _red(candidate, where, session, backward=backward)
             if wanted & {key[:2] for key in found}:
                 case, red, smaller = candidate, found, True
-                say(str(Minimum(case=case, red=red, tries=count, complete=False)))
+                say(str(Minimum(case=case, red=red, backward=backward, tries=count, complete=False)))
                 break
             if count >= tries:
                 break
-    return Minimum(case=case, red=red, tries=count, complete=not smaller)
+    return Minimum(case=case, red=red, backward=backward, tries=count, complete=not smaller)
 
 
 def _red(case: Case, where: Where, session: Session, *, backward: bool) -> Red:

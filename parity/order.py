@@ -1,33 +1,26 @@
 """``parity order``: in which order each runner's two GEMMs add, asked of the workers by chosen operands alone."""
 
-import shutil
-import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from . import stimulus
 from .contract.plan import Plan
 from .contract.problem import Problem
 from .fprev import MASKS, UnsoundOrder, order_of
-from .process import Spec, Worker
-from .protocol import Blob, Request, blobs_from_dict
 from .rounding import round_to
+from .session import RUNNERS, Session
 from .tree import Tree
 
 SCHEMA = "parity.order/1"
 
 Gemm = Literal["up", "down"]
 GEMMS: tuple[Gemm, ...] = ("up", "down")
-RUNNERS = {"jaxfused": "jax", "xla": "jax", "torchfused": "torch", "eager": "torch"}
 # The columns a probe looks at: more than one tile of the smallest, and no whole number of them.
 COLUMNS = 40
 # Up to how many units a result is exact in the operands' type, in which a framework's own stages are.
 EXACT = {"float32": 2**24, "float16": 2**11, "bfloat16": 2**8}
-SECONDS = 120.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,7 +58,7 @@ class Probe:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Finding:
+class GemmOrder:
     """One GEMM's order, or why it has none."""
 
     runner: str
@@ -78,64 +71,52 @@ class Finding:
         return str(self.order) if self.order else self.why
 
 
-def orders(probe: Probe, workers: Iterable[Spec], runners: Iterable[str] = tuple(RUNNERS)) -> Iterator[Finding]:
-    """Each runner's two orders, as they are found.
-
-    Raises WorkerError if a worker dies.
-    """
-    asked = list(runners)
-    for spec in workers:
-        worker = Worker(spec)
-        folder = Path(tempfile.mkdtemp(prefix="parity-order-"))
-        try:
-            for runner in (name for name in asked if RUNNERS[name] == spec.name):
-                for gemm in GEMMS:
-                    yield find(probe, worker, folder, runner, gemm)
-        finally:
-            worker.close()
-            shutil.rmtree(folder, ignore_errors=True)
+def orders(session: Session, probe: Probe, runners: Iterable[str] = tuple(RUNNERS)) -> Iterator[GemmOrder]:
+    """Each runner's two orders, as they are found."""
+    for runner in runners:
+        for gemm in GEMMS:
+            yield find(session, probe, runner, gemm)
 
 
-def find(probe: Probe, worker: Worker, folder: Path, runner: str, name: Gemm) -> Finding:
-    """The order of one GEMM of ``runner``, which lives in ``worker``; its files go to ``folder``."""
-    gemm = _Gemm(probe, worker, folder, runner, name)
-    finding = Finding(runner=runner, gemm=name, order=None)
+def find(session: Session, probe: Probe, runner: str, name: Gemm) -> GemmOrder:
+    """The order of one GEMM of ``runner``."""
+    gemm = _Gemm(session, probe, runner, name)
+    found = GemmOrder(runner=runner, gemm=name, order=None)
     try:
         tree = order_of(gemm.sums, probe.k, MASKS[probe.dtype])
     except UnsoundOrder as error:
-        return replace(finding, why=str(error), questions=gemm.rows)
-    return replace(finding, order=tree, questions=gemm.rows)
+        return replace(found, why=str(error), questions=gemm.rows)
+    return replace(found, order=tree, questions=gemm.rows)
 
 
-def described(probe: Probe, findings: Iterable[Finding]) -> dict[str, Any]:
+def described(probe: Probe, found: Iterable[GemmOrder]) -> dict[str, Any]:
     """What was asked and found, for JSON: of each order its nodes' children, words and hash."""
-    found = [
+    findings = [
         {
-            "runner": finding.runner,
-            "gemm": finding.gemm,
-            "order": str(finding.order) if finding.order else None,
-            "digest": finding.order.digest if finding.order else None,
-            "nodes": finding.order.nodes if finding.order else None,
-            "why": finding.why,
-            "questions": finding.questions,
+            "runner": one.runner,
+            "gemm": one.gemm,
+            "order": str(one.order) if one.order else None,
+            "digest": one.order.digest if one.order else None,
+            "nodes": one.order.nodes if one.order else None,
+            "why": one.why,
+            "questions": one.questions,
         }
-        for finding in findings
+        for one in found
     ]
     asked = {"k": probe.k, "m": probe.m, "columns": probe.columns, "dtype": probe.dtype, "precision": probe.precision}
-    return {"probe": asked | {"split_k": probe.plan.split_k}, "findings": found}
+    return {"probe": asked | {"split_k": probe.plan.split_k}, "findings": findings}
 
 
 class _Gemm:
     """One runner's GEMM as a function of x's rows; the weights are ones (and, before the second GEMM, the identity)."""
 
-    def __init__(self, probe: Probe, worker: Worker, folder: Path, runner: str, name: Gemm) -> None:
-        self.probe, self.worker, self.folder, self.runner, self.name = probe, worker, folder, runner, name
+    def __init__(self, session: Session, probe: Probe, runner: str, name: Gemm) -> None:
+        self.session, self.probe, self.runner, self.name = session, probe, runner, name
         self.problem = probe.problem(name)
         self.rows = 0
         k, h, n = self.problem.in_features, self.problem.hidden_features, self.problem.out_features
         w_up = np.ones((k, h)) if name == "up" else np.eye(k)
-        weights = {"w_up": round_to(w_up, probe.dtype), "w_down": round_to(np.ones((h, n)), probe.dtype)}
-        self.weights = stimulus.save(weights, folder)
+        self.weights = {"w_up": round_to(w_up, probe.dtype), "w_down": round_to(np.ones((h, n)), probe.dtype)}
 
     def sums(self, rows: np.ndarray) -> np.ndarray:
         """What is left of each row of ``[q, k]``. The problem's rows stay as many as they are: how many there are may
@@ -149,21 +130,11 @@ class _Gemm:
 
     def _ask(self, rows: np.ndarray) -> np.ndarray:
         x = np.concatenate([rows, np.broadcast_to(rows[:1], (self.probe.m - len(rows), rows.shape[1]))])
-        request = Request(
-            case=f"order of {self.runner}'s {self.name} GEMM",
-            problem=self.problem,
-            plan=self.probe.plan,
-            save="preact",
-            arrays=self.weights | stimulus.save({"x": round_to(x, self.probe.dtype)}, self.folder),
-            out=str(self.folder),
-            runners=(self.runner,),
-        )
-        self.worker.send(request)
-        reply = self.worker.receive(SECONDS)
-        if self.runner not in reply["runners"]:
-            raise UnsoundOrder(next(iter(reply["errors"].values())).strip().splitlines()[-1])
-        found: dict[str, Blob] = blobs_from_dict(reply["runners"][self.runner])
-        left = stimulus.load(found["s" if self.name == "up" else "y"]).astype(float)[: len(rows)]
+        arrays = self.weights | {"x": round_to(x, self.probe.dtype)}
+        answer = self.session.ask(self.problem, arrays, self.probe.plan, [self.runner])
+        if self.runner not in answer.stages:
+            raise UnsoundOrder(answer.errors[self.runner])
+        left = answer.stages[self.runner]["s" if self.name == "up" else "y"].astype(float)[: len(rows)]
         if (left != left[:, :1]).any():
             row, column = np.argwhere(left != left[:, :1])[0]
             raise UnsoundOrder(f"row {row} adds otherwise in column {column} than in column 0")

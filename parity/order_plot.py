@@ -5,14 +5,14 @@ from pathlib import Path
 
 import matplotlib
 
-from .order import Finding
+from .order import GemmOrder
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.colors import LogNorm
 
 
-def plot(findings: Sequence[Finding], path: Path) -> None:
+def plot(findings: Sequence[GemmOrder], path: Path) -> None:
     """One square a GEMM, summand against summand, dark where they meet early; equal orders are equal squares."""
     found = [finding for finding in findings if finding.order]
     columns = max(1, min(4, len(found)))

@@ -9,10 +9,14 @@ from typing import Any
 
 import jinja2
 
+from . import determinism, drift_report, golden, inject, latency, order, report, tokens, train
 from .contract.tolerance import VERDICTS
 from .judge import FUSED, ORACLE
 from .page_plots import attribution, bars, image_of_order, intervals
 
+SCHEMAS = {
+    module.SCHEMA for module in (determinism, drift_report, golden, inject, latency, order, report, tokens, train)
+}
 TEMPLATES = Path(__file__).with_name("templates")
 # The pairs of the verdict table and of the histograms, by what they are called there.
 COUPLES = {
@@ -23,7 +27,7 @@ COUPLES = {
     "torchfused ~ eager": ("torchfused", "eager"),
     "XLA ~ eager": ("xla", "eager"),
 }
-# The most rows of one table of a schema that this page does not know.
+# The most rows of one table of a report that has no section of its own.
 ROWS = 60
 
 
@@ -38,36 +42,38 @@ class Headline:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Content:
-    """The files of a folder by kind ("run", "order", ...), each with its name; pictures beside them; what is no
-    report."""
+    """The files of a folder by kind ("run", "order", ...), each with its name; pictures beside them; by name what is
+    not shown, and why."""
 
     reports: Mapping[str, list[tuple[str, dict[str, Any]]]]
     pictures: list[tuple[str, str]] = field(default_factory=list)
-    strange: list[str] = field(default_factory=list)
+    hidden: list[tuple[str, str]] = field(default_factory=list)
 
     def of(self, kind: str) -> list[tuple[str, dict[str, Any]]]:
         return self.reports.get(kind, [])
 
 
 def collect(folder: Path) -> Content:
-    """Every ``*.json`` with a schema of this package, and every ``*.png``. Raises FileNotFoundError without any."""
+    """Every ``*.json`` of a schema in SCHEMAS, and every ``*.png``. Raises FileNotFoundError without any of the former,
+    and says what there is instead."""
     reports: dict[str, list[tuple[str, dict[str, Any]]]] = {}
-    strange = []
+    hidden = []
     for path in sorted(folder.glob("*.json")):
         try:
             found = json.loads(path.read_text())
-            package, _, kind = found["schema"].partition("/")[0].partition(".")
-        except (ValueError, KeyError, TypeError, AttributeError):
-            strange.append(path.name)
+        except ValueError:
+            hidden.append((path.name, "it is no JSON"))
             continue
-        if package == "parity":
-            reports.setdefault(kind, []).append((path.name, found))
+        schema = found.get("schema") if isinstance(found, dict) else None
+        if isinstance(schema, str) and schema in SCHEMAS:
+            reports.setdefault(_kind(schema), []).append((path.name, found))
         else:
-            strange.append(path.name)
+            hidden.append((path.name, f"its schema {schema!r} is not known here" if schema else "it has no schema"))
     if not reports:
-        raise FileNotFoundError(f"{folder} has no JSON that a parity command wrote")
+        seen = "".join(f"\n{name}: {why}" for name, why in hidden)
+        raise FileNotFoundError(f"{folder} has no JSON that a parity command wrote{seen}")
     pictures = [(path.stem, _encoded(path.read_bytes())) for path in sorted(folder.glob("*.png"))]
-    return Content(reports=reports, pictures=pictures, strange=strange)
+    return Content(reports=reports, pictures=pictures, hidden=hidden)
 
 
 def page(content: Content) -> str:
@@ -86,8 +92,8 @@ def page(content: Content) -> str:
         orders=[(name, found, image_of_order(found)) for name, found in content.of("order")],
         determinism=[(name, found, _matrix(found)) for name, found in content.of("determinism")],
         latency=[(name, found, intervals(found)) for name, found in content.of("latency")],
-        others=[(name, kind, attribution(found), _tables(found)) for kind in content.reports if kind not in known
-                for name, found in content.of(kind)],
+        others=[(name, kind, attribution(part), _tables(part)) for kind in content.reports if kind not in known
+                for name, found in content.of(kind) for part in found.get("drifts", [found])],
     )  # fmt: skip
 
 
@@ -95,8 +101,8 @@ def headlines(content: Content) -> list[Headline]:
     """A line a file, the red ones first."""
     found = []
     for kind, reports in content.reports.items():
-        for name, report in reports:
-            good, text = _headline(kind, report)
+        for name, content_of in reports:
+            good, text = _headline(kind, content_of)
             found.append(Headline(name=name, good=good, text=text))
     return sorted(found, key=lambda headline: headline.good)
 
@@ -121,6 +127,11 @@ def _headline(kind: str, report: dict[str, Any]) -> tuple[bool, str]:
         red = [check for check in report["checks"] if check["why"] or any(check["wrong"].values())]
         outputs, wrong = (sum(sum(c[key].values()) for c in report["checks"]) for key in ("outputs", "wrong"))
         return not red, f"{outputs - wrong} of {outputs} outputs predicted to the bit, {len(red)} checks red"
+    if kind == "drift":
+        portraits = [one for drift in report["drifts"] for one in drift["portraits"]]
+        wrong, total = (sum(sum(one[key].values()) for one in portraits) for key in ("wrong", "total"))
+        text = f"{wrong} of {total} elements are not replayed to the bit, {len(report['reasons'])} red"
+        return not report["reasons"], text
     if kind == "latency":
         wrong = [row for row in report["rows"] if row["wrong"]]
         said = [f"{p['ratio']:.2f} ({p['verdict']})" for row in report["rows"] for p in row["pairs"][:1]]
@@ -183,6 +194,10 @@ def _tables(report: dict[str, Any]) -> list[tuple[str, list[str], list[dict[str,
             columns = [key for key, cell in rows[0].items() if not isinstance(cell, list | dict) or len(str(cell)) < 60]
             found.append((name, columns, rows[:ROWS]))
     return found
+
+
+def _kind(schema: str) -> str:
+    return schema.removeprefix("parity.").partition("/")[0]
 
 
 def _where(report: dict[str, Any]) -> str:

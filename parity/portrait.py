@@ -4,8 +4,8 @@ Orders come from ``parity order`` where it can ask, and from the contract's with
 vendors' for large layers, too. What no recipe explains is counted, not hidden.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import chain, product
 from typing import get_args
 
@@ -16,33 +16,36 @@ from .compare import unlike
 from .contract.plan import Plan
 from .contract.problem import Problem
 from .emulator import ascending
-from .epilogue import Bias, Product, Recipe, hidden, linear
+from .epilogue import Bias, Product, Recipe, hidden
 from .oracle import Stages
 from .order import EXACT, GEMMS, Gemm, Probe, find
-from .process import WorkerError
 from .rounding import round_to
-from .session import RUNNERS, Session
+from .sample import LEFT, Emulation, Sample
+from .session import Session
 from .tree import Tree
 
 Counts = dict[str, int]
 CHAINS = (1, 2, 3, 4, 8)
 # Asking for an order takes some 10 k questions, of k summands each.
 ASKED = 512
-# How many products a trial of one recipe may take, and the count of what the best one leaves; of more rows, only the
-# first are taken.
-TRIAL, WORK = 3e7, 2.5e8
+# How many products of a GEMM a trial of one recipe may take, and the count of what the best ones leave; of a layer that
+# has more, a sample is taken.
+TRIAL, WORK = 4e6, 3e7
+# Of so many recipes that do best in the trial, more is emulated.
+FINALISTS = 4
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Portrait:
-    """``wrong`` of the ``total`` elements of each stage, in the first ``rows``, have other bits than ``recipe`` gives,
-    from the runner's own previous stage."""
+    """``wrong`` of the ``total`` elements of each stage in a ``sample`` have other bits than ``recipe`` gives, from the
+    runner's own previous stage. ``why``: the GEMMs ("up", "down") whose order could not be found."""
 
     runner: str
     recipe: Recipe
-    rows: int
+    sample: Sample
     wrong: Counts
     total: Counts
+    why: dict[str, str] = field(default_factory=dict)
 
     @property
     def exact(self) -> bool:
@@ -64,22 +67,24 @@ def adders(problem: Problem, tensor: bool) -> list[Adder]:
 
 def asked_orders(
     session: Session, problem: Problem, plan: Plan, runner: str, gemms: Sequence[Gemm] = GEMMS
-) -> dict[str, Tree]:
-    """The orders of the runner's GEMMs ("up", "down") in these sizes, those that it can be asked for."""
-    found = {}
-    worker = next(worker for worker in session.workers if worker.spec.name == RUNNERS[runner])
+) -> tuple[dict[str, Tree], dict[str, str]]:
+    """The orders of the runner's GEMMs ("up", "down") in these sizes, and why others have none."""
+    found, why = {}, {}
     sizes = {"up": (problem.in_features, problem.hidden_features)}
     sizes["down"] = problem.hidden_features, problem.out_features
     for gemm in gemms:
         k, columns = sizes[gemm]
-        if k <= min(ASKED, EXACT[problem.dtype]):
-            probe = Probe(
-                k=k, m=problem.m, dtype=problem.dtype, precision=problem.precision, plan=plan, columns=columns
-            )  # fmt: skip
-            order = find(probe, worker, session.folder, runner, gemm).order
-            if order:
-                found[gemm] = order
-    return found
+        most = min(ASKED, EXACT[problem.dtype])
+        if k > most:
+            why[gemm] = f"the order of {k} summands is not asked for, that of {most} would be"
+            continue
+        probe = Probe(k=k, m=problem.m, dtype=problem.dtype, precision=problem.precision, plan=plan, columns=columns)
+        order = find(session, probe, runner, gemm)
+        if order.order:
+            found[gemm] = order.order
+        else:
+            why[gemm] = order.why
+    return found, why
 
 
 def portrait_of(
@@ -94,12 +99,10 @@ def portrait_of(
     """What explains ``stages``. The runner is asked for its orders only where no usual one does."""
     first = portray(problem, arrays, runner, stages, {}, tensor)
     gemms = {"up": sum(first.wrong.get(stage, 0) for stage in ("s", "u")), "down": first.wrong["y"]}
-    try:
-        orders = asked_orders(session, problem, plan, runner, [gemm for gemm in GEMMS if gemms[gemm]])
-    except WorkerError:
-        # It died of the questions: what it gave before them stands.
-        return first
-    return portray(problem, arrays, runner, stages, orders, tensor) if orders else first
+    # A worker that dies of the questions has no orders: what it gave before them stands.
+    orders, why = asked_orders(session, problem, plan, runner, [gemm for gemm in GEMMS if gemms[gemm]])
+    found = portray(problem, arrays, runner, stages, orders, tensor) if orders else first
+    return replace(found, why=why)
 
 
 def portray(
@@ -117,46 +120,48 @@ def portray(
         [*dict.fromkeys(_products(n, orders.get(gemm), adders(problem, tensor)))]
         for gemm, n in (("up", problem.in_features), ("down", problem.hidden_features))
     )
-    work = problem.hidden_features * max(problem.in_features, problem.out_features)
-    trial, whole = (
-        _Rows(problem, arrays, stages, min(problem.m, max(1, int(limit / work)))) for limit in (TRIAL, WORK)
-    )
+    trial, whole = (_Look(problem, arrays, stages, Sample.of(problem, products)) for products in (TRIAL, WORK))
     recipe = Recipe(up=up[0], down=down[0])
     biased = any(name.startswith("b_") and name != "b_down" for name in arrays)
-    recipe = _best(trial.up, (replace(recipe, up=one, round_s=r) for r in narrow for one in _biases(up, biased)))
+    ups = (replace(recipe, up=one, round_s=r) for r in narrow for one in _biases(up, biased))
+    recipe = _best(trial.up, whole.up, ups)
     apart = (False, True) if problem.gated else (False,)
     spelled = chain(product(("contract", "framework"), (False, True), apart), product(("vendor",), (False,), apart))
-    recipe = _best(trial.h, (replace(recipe, spelling=s, contracted=c, round_f=f) for s, c, f in spelled))
-    recipe = _best(trial.y, (replace(recipe, down=one) for one in _biases(down, "b_down" in arrays)))
+    acts = (replace(recipe, spelling=s, contracted=c, round_f=f) for s, c, f in spelled)
+    recipe = _best(trial.h, whole.h, acts)
+    downs = (replace(recipe, down=one) for one in _biases(down, "b_down" in arrays))
+    recipe = _best(trial.y, whole.y, downs)
     return Portrait(
         runner=runner,
         recipe=recipe,
-        rows=whole.rows,
+        sample=whole.emulation.sample,
         wrong=whole.up(recipe) | whole.h(recipe) | whole.y(recipe),
         total={stage: int(whole.stages[stage].size) for stage in (*whole.first, "h", "y")},
     )
 
 
-class _Rows:
-    """The first ``rows`` of a runner's stages: how many elements of each a recipe does not give."""
+class _Look:
+    """A sample of a runner's stages: how many elements of each a recipe does not give."""
 
-    def __init__(self, problem: Problem, arrays: Mapping[str, np.ndarray], stages: Stages, rows: int) -> None:
-        self.problem, self.rows = problem, rows
-        self.stages: Stages = {name: array[:rows] for name, array in stages.items()}
-        self.arrays = {name: array[:rows] if name == "x" else array for name, array in arrays.items()}
+    def __init__(
+        self, problem: Problem, arrays: Mapping[str, np.ndarray], stages: Stages, sample: Sample
+    ) -> None:  # fmt: skip
+        self.problem, self.emulation = problem, Emulation.on(problem, arrays, sample)
+        self.stages = sample.stages(stages)
         self.first = {"s": "gate", "u": "up"} if problem.gated else {"s": "up"}
 
     def up(self, recipe: Recipe) -> Counts:
-        x = self.arrays["x"]
-        found = {stage: linear(self.problem, self.arrays, recipe, layer, x) for stage, layer in self.first.items()}
-        return {stage: self._wrong(stage, values) for stage, values in found.items()}
+        x = self.emulation.arrays["x"]
+        return {
+            stage: self._wrong(stage, self.emulation.linear(recipe, layer, x)) for stage, layer in self.first.items()
+        }
 
     def h(self, recipe: Recipe) -> Counts:
         wide = hidden(self.problem, self.stages["s"], self.stages.get("u"), recipe)
         return {"h": self._wrong("h", round_to(wide, self.problem.dtype))}
 
     def y(self, recipe: Recipe) -> Counts:
-        wide = linear(self.problem, self.arrays, recipe, "down", self.stages["h"])
+        wide = self.emulation.linear(recipe, "down", self.stages[LEFT])
         return {"y": self._wrong("y", round_to(wide, self.problem.dtype))}
 
     def _wrong(self, stage: str, values: np.ndarray) -> int:
@@ -177,13 +182,14 @@ def _biases(products: Sequence[Product], biased: bool) -> Iterator[Product]:
         yield replace(one, bias=bias)
 
 
-def _best(wrong: Callable[[Recipe], Counts], recipes: Iterator[Recipe]) -> Recipe:
-    """The first recipe with the fewest elements ``wrong``."""
-    best, fewest = next(recipes), -1
-    for recipe in chain((best,), recipes):
-        count = sum(wrong(recipe).values())
-        if fewest < 0 or count < fewest:
-            best, fewest = recipe, count
-        if not fewest:
-            break
-    return best
+def _best(
+    trial: Callable[[Recipe], Counts], whole: Callable[[Recipe], Counts], recipes: Iterable[Recipe]
+) -> Recipe:  # fmt: skip
+    """The first recipe that leaves nothing wrong; else, of those that do best in the trial, the best one."""
+    tried: list[tuple[int, Recipe]] = []
+    for recipe in recipes:
+        tried.append((sum(trial(recipe).values()), recipe))
+        if not tried[-1][0] and not any(whole(recipe).values()):
+            return recipe
+    tried.sort(key=lambda one: one[0])
+    return min((recipe for _, recipe in tried[:FINALISTS]), key=lambda recipe: sum(whole(recipe).values()))

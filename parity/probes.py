@@ -6,14 +6,13 @@ bits, whether product and sum are one. Asked of a GEMM whose order is known, by 
 What is left is exact in any dtype, and tells what the node made of the small terms; u is the ulp of big.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from .contract.dtypes import DTYPES
-from .order import Finding, Probe
-from .process import Spec
+from .order import Probe
 from .rounding import round_to
 from .session import Session
 from .tree import Tree
@@ -187,13 +186,6 @@ def _subnormals(left: dict[str, float]) -> str | None:
 
 def _product(left: dict[str, float]) -> str | None:
     return {1.0: "fma", 0.0: "rounded first"}.get(left["product"])
-
-
-def probed(probe: Probe, workers: Iterable[Spec], findings: Iterable[Finding]) -> list[Facts]:
-    """What adds in the first GEMM of each runner whose order was found."""
-    orders = {found.runner: found.order for found in findings if found.gemm == "up" and found.order}
-    with Session(workers) as session:
-        return list(facts_of(session, probe, orders))
 
 
 def facts_of(session: Session, probe: Probe, orders: dict[str, Tree]) -> Iterator[Facts]:

@@ -15,6 +15,9 @@ from typing import Any, Literal, Protocol
 
 STARTUP_SECONDS = 180.0
 STDERR_TAIL = 2000
+# Of an interpreted kernel XLA makes a program that takes far longer to compile than to run; with these emitters, new
+# ones, twice as long.
+QUICK_XLA = "--xla_cpu_use_fusion_emitters=false"
 # A worker that cannot start this often in a row is given up: each attempt takes seconds.
 START_ATTEMPTS = 2
 
@@ -48,7 +51,12 @@ def specs(device: Literal["gpu", "cpu"], kind: str = "worker") -> list[Spec]:
     on a GPU both are off, whatever the caller's shell says."""
     on = "1" if device == "cpu" else "0"
     interpret = {"TRITON_INTERPRET": on, "JAXFUSED_INTERPRET": on}
-    hidden = {"CUDA_VISIBLE_DEVICES": "", "JAX_PLATFORMS": "cpu"} if device == "cpu" else {"JAX_PLATFORMS": "cuda"}
+    hidden = {"JAX_PLATFORMS": "cuda"}
+    if device == "cpu":
+        flags = " ".join(filter(None, (os.environ.get("XLA_FLAGS"), QUICK_XLA)))
+        hidden = {"CUDA_VISIBLE_DEVICES": "", "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
+        # Both workers and the oracle share the cores: who waits for another thread must not keep one busy.
+        hidden |= {"OMP_WAIT_POLICY": "PASSIVE"}
     # Both frameworks share the GPU: XLA must not take three quarters of its memory at the start.
     common = interpret | hidden | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
     return [

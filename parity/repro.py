@@ -2,15 +2,19 @@
 
 import base64
 import io
+from dataclasses import asdict
 from pathlib import Path
 from string import Template
 from typing import Any
 
 import numpy as np
 
-from .bounds import Bounds, Profile, between
+from .backward import evaluate_gradients
+from .bounds import Bounds, Profile
 from .cases import Case
 from .contract.tolerance import Arithmetic
+from .gradient_bounds import GradientBounds
+from .judge import alone
 from .oracle import evaluate
 from .report import write_atomically
 
@@ -22,22 +26,21 @@ INSIDE = 300_000
 def write(
     path: Path, case: Case, arrays: dict[str, np.ndarray], reason: str, arithmetic: Arithmetic, *, equal: bool
 ) -> list[Path]:
-    """Writes the script of the case's forward to ``path``; the paths written."""
-    forward = {name: array for name, array in arrays.items() if name != "dy"}
-    packed = _packed(case, forward, arithmetic)
+    """Writes the case's script to ``path``: of its backward where "dy" is among ``arrays``, else of its forward. The
+    paths written."""
+    packed = _packed(case, arrays, arithmetic)
     text = base64.b64encode(packed).decode()
     written, inside = [path], len(text) <= INSIDE
     if not inside:
         beside = path.with_suffix(".npz")
         beside.write_bytes(packed)
         written.append(beside)
-    problem = case.problem
     script = Template(TEMPLATE.read_text()).substitute(
         name=case.name,
         reason=reason,
-        options=repr({"activation": problem.activation, "precision": problem.precision}),
+        problem=repr(asdict(case.problem)),
         plan=case.plan.to_json(),
-        dtype=problem.dtype,
+        save=case.save,
         interpret=arithmetic == "ieee",
         equal=equal,
         data="(\n" + "".join(f'    "{text[i : i + 100]}"\n' for i in range(0, len(text), 100)) + ")"
@@ -49,17 +52,23 @@ def write(
 
 
 def _packed(case: Case, arrays: dict[str, np.ndarray], arithmetic: Arithmetic) -> bytes:
-    oracle = evaluate(case.problem, arrays)
-    bounds = Bounds(oracle, case.plan)
-    profile, exact = Profile(fused=True, arithmetic=arithmetic), bounds.exact()
-    held = {stage: between(own, exact[stage]) for stage, own in bounds.of(profile).items()}
-    step = bounds.of(profile, after=oracle.rounded)["y"]
-    held["step_y"] = between(step, exact["y"])
+    dy = arrays.get("dy")
+    oracle = evaluate(case.problem, {name: array for name, array in arrays.items() if name != "dy"})
+    bounds, profile = Bounds(oracle, case.plan), Profile(fused=True, arithmetic=arithmetic)
+    if dy is None:
+        want = oracle.rounded
+        held = {stage: alone(allowed) for stage, allowed in bounds.of(profile).items()}
+        steps = {stage: bounds.of(profile, after=want)[stage] for stage in ("h", "y")}
+    else:
+        want = evaluate_gradients(oracle, dy, case.save)
+        of = GradientBounds(bounds, dy, want)
+        held, steps = of.whole(profile), of.steps(profile, want)
+    held |= {f"step_{stage}": alone(allowed) for stage, allowed in steps.items()}
     # A dtype that numpy's files do not know goes as the bytes it is.
     content: dict[str, Any] = {
         f"in/{n}": a.view(np.uint16) if a.dtype.name == "bfloat16" else a for n, a in arrays.items()
     }
-    content |= {f"want/{stage}": values for stage, values in oracle.rounded.items()}
+    content |= {f"want/{stage}": values for stage, values in want.items()}
     for name, bound in held.items():
         content |= {f"stat/{name}": bound.stat, f"weight/{name}": bound.weight}
         content[f"energy/{name}"] = np.array(bound.energy)

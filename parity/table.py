@@ -9,7 +9,7 @@ from rich.table import Table
 
 from .contract.tolerance import VERDICTS
 from .judge import ORACLE, Pair
-from .order import Finding
+from .order import GemmOrder
 from .report import summary
 from .run import ERROR, FAILED, PASSED, SKIPPED, Outcome
 
@@ -40,8 +40,8 @@ LEGEND = (
 )
 
 
-def print_table(outcomes: Sequence[Outcome], console: Console) -> None:
-    """Prints the cases, the red ones' details, why some were skipped, and the counts."""
+def print_table(outcomes: Sequence[Outcome], console: Console, seconds: float) -> None:
+    """Prints the cases, the red ones' details, why some were skipped, the counts, and the ``seconds`` it took."""
     table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold", width=min(WIDTH, console.width))
     table.add_column("case", ratio=1, no_wrap=True, overflow="ellipsis")
     for heading in COLUMNS:
@@ -60,7 +60,7 @@ def print_table(outcomes: Sequence[Outcome], console: Console) -> None:
             print_red(outcome, console)
     for reason, names in _skipped(outcomes).items():
         console.print(f"\n[dim]{len(names)} skipped: {escape(reason)}[/]", highlight=False)
-    console.print("\n" + counts(outcomes), highlight=False)
+    console.print(f"\n{counts(outcomes)} in {seconds:.0f} s", highlight=False)
 
 
 def print_training(result: Mapping[str, Any], console: Console) -> None:
@@ -107,7 +107,7 @@ def cell(pairs: Sequence[Pair]) -> str:
     return f"[{'bold red' if worst.red else COLORS[verdict]}]{short}{number}[/]"
 
 
-def print_orders(findings: Sequence[Finding], console: Console) -> None:
+def print_orders(findings: Sequence[GemmOrder], console: Console) -> None:
     """Prints each GEMM's order of summation in words, and its hash: equal orders have equal ones."""
     table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold", width=min(WIDTH, console.width))
     for heading in ("runner", "GEMM", "hash"):
@@ -147,11 +147,11 @@ def describe(pair: Pair) -> str:
 
 
 def counts(outcomes: Sequence[Outcome]) -> str:
-    """The last line: how many passed, failed, went wrong, were skipped, and the time taken."""
+    """How many passed, failed, went wrong and were skipped."""
     colors = {"passed": "green", "failed": "bold red", "errors": "bold red", "skipped": "dim"}
     found = {what: count for what, count in summary(outcomes).items() if count or what in ("passed", "failed")}
     parts = [f"[{colors[what] if count else 'default'}]{count} {what}[/]" for what, count in found.items()]
-    return ", ".join(parts) + f" in {sum(outcome.seconds for outcome in outcomes):.0f} s"
+    return ", ".join(parts)
 
 
 def _badness(pair: Pair) -> tuple[bool, int, float]:

@@ -12,6 +12,7 @@ MLP's type, ``UNFUSED_ROUNDINGS`` where it is not fused, and what is independent
 
 import json
 import tempfile
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
@@ -33,22 +34,30 @@ Found = dict[str, dict[str, np.ndarray]]
 
 
 def tokens(
-    device: Literal["gpu", "cpu"], *, steps: int | None = None, seed: int = 0, fault: str = ""
+    device: Literal["gpu", "cpu"],
+    *,
+    depths: Sequence[int] = (),
+    steps: int | None = None,
+    seed: int = 0,
+    fault: str = "",
 ) -> dict[str, Any]:
-    """All depths, ready for JSON; "passed" and "reasons". Raises RuntimeError if a process fails."""
-    configs = [config(device, depth, steps, seed) for depth in DEPTHS[device]]
+    """All ``depths``, or those that the device usually takes, ready for JSON; "passed" and "reasons".
+
+    Raises RuntimeError if a process fails.
+    """
+    configs = [config(device, depth, steps, seed) for depth in depths or DEPTHS[device]]
     with tempfile.TemporaryDirectory(prefix="parity-tokens-") as folder:
         arguments = [json.dumps([asdict(c) for c in configs]), folder, fault]
         run_both("tokens", device, arguments, SECONDS)
-        depths = []
+        compared = []
         for c in configs:
             found = {}
             for name in RUNNERS:
                 with np.load(Path(folder) / f"{name}-{c.depth}.npz") as file:
                     found[name] = dict(file)
-            depths.append(compare(found, c))
-    reasons = [reason for depth in depths for reason in depth["reasons"]]
-    return {"passed": not reasons, "reasons": reasons, "depths": depths}
+            compared.append(compare(found, c))
+    reasons = [reason for depth in compared for reason in depth["reasons"]]
+    return {"passed": not reasons, "reasons": reasons, "depths": compared}
 
 
 def compare(found: Found, c: Config) -> dict[str, Any]:

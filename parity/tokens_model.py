@@ -5,7 +5,9 @@ positions, keys and values kept from step to step. Everything but the MLPs is fl
 frameworks; a fused and an unfused runner differ in the MLP alone.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -48,8 +50,10 @@ def config(device: str, depth: int, steps: int | None, seed: int) -> Config:
     return Config(depth=depth, steps=steps or (256 if device == "gpu" else 16), seed=seed, **sizes)
 
 
-def parameters(c: Config) -> dict[str, np.ndarray]:
-    """By name; weights ``[in, out]``, the MLPs' in their dtype, all else float32."""
+@lru_cache(maxsize=1)
+def parameters(c: Config) -> Mapping[str, np.ndarray]:
+    """By name; weights ``[in, out]``, the MLPs' in their dtype, all else float32. Both runners of a process take the
+    same: they are kept, and not to be changed."""
     generator = np.random.default_rng([c.seed, 3, c.depth])
     size = len(vocabulary())
 

@@ -1,7 +1,8 @@
 """The JAX side of the parity run, a process of its own: ``python -m parity.worker_jax gpu|cpu``."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -9,6 +10,9 @@ from . import protocol
 from .contract.plan import Plan
 from .contract.problem import Problem
 from .protocol import Blob, Request
+
+# XLA as it comes, whatever process.py asks for on behalf of interpreted kernels.
+AS_IT_COMES = {"xla_cpu_use_fusion_emitters": True}
 
 
 class Jax:
@@ -57,17 +61,29 @@ class Jax:
 
     def _run_fused(self, request: Request, arrays: dict[str, Any]) -> dict[str, Any]:
         dy, options = arrays.pop("dy", None), request.options | {"plan": request.plan}
-        stages = self.fused.stages(**arrays, **options)
-        if dy is not None:
-            stages |= request.gradient_stages(self.fused.gradients(dy, **arrays, **options, save=request.save))
+        with self._quickly():
+            stages = self.fused.stages(**arrays, **options)
+            if dy is not None:
+                stages |= request.gradient_stages(self.fused.gradients(dy, **arrays, **options, save=request.save))
         return stages
 
     def _run_reference(self, request: Request, arrays: dict[str, Any]) -> dict[str, Any]:
         dy, options = arrays.pop("dy", None), request.options
-        stages = self.jax.jit(partial(self.reference.stages, **options))(**arrays)
+        jit = partial(self.jax.jit, compiler_options=AS_IT_COMES if self.platform == "cpu" else None)
+        stages = jit(partial(self.reference.stages, **options))(**arrays)
         if dy is not None:
-            stages |= self.jax.jit(partial(self.reference.gradients, **options))(dy, **arrays)
+            stages |= jit(partial(self.reference.gradients, **options))(dy, **arrays)
         return stages
+
+    @contextmanager
+    def _quickly(self) -> Iterator[None]:
+        """Interpreted kernels are compiled without optimisation: that takes half the time, and they run but once."""
+        option = "jax_disable_most_optimizations"
+        self.jax.config.update(option, self.platform == "cpu")
+        try:
+            yield
+        finally:
+            self.jax.config.update(option, False)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from emulation_backward import MUTANTS as BACKWARD
 from emulation_backward import emulate_backward
 
 from parity import emulator, epilogue, protocol
+from parity.contract.plan import Plan
 from parity.rounding import NUMPY_DTYPES
 
 NAMES = {"jax": ("jaxfused", "xla"), "torch": ("torchfused", "eager")}
@@ -25,6 +26,7 @@ class Emulated:
 
     def __init__(self, framework: str, fault: str, at: str) -> None:
         self.names, self.fault, self.at = NAMES[framework], fault, at
+        self.layers = 0  # of a stack
         if fault == "will_not_start":
             raise RuntimeError("no such device")
 
@@ -63,12 +65,19 @@ class Emulated:
             raise MemoryError("out of memory: 1 EiB")
         if fault == "raise":
             raise ValueError("this runner cannot")
+        if fault == "fails_later":
+            p = request.problem
+            self.layers += p.bias_up and p.in_features == p.out_features
+            if self.layers > 1 or p.in_features == 64 or request.plan.splits != (1, 1):
+                raise ValueError("too much")
+            fault = "hopper"
         return _stages(request, arrays, fault, request.save)
 
 
 def _tensor_core(request, arrays, fault):
     """As the contract says a GPU computes, but for what follows the fault's first word."""
-    recipe = epilogue.contract(request.problem, request.plan)
+    plan = Plan() if fault == "hopper-unsplit" else request.plan
+    recipe = epilogue.contract(request.problem, plan)
     adder = recipe.up.adder
     three = emulator.ascending(recipe.up.order.leaves, chains=3, terms=adder.terms)
     products = {

@@ -6,6 +6,7 @@ import sys
 import numpy as np
 from emulated_worker import Emulated
 from emulation import MUTANTS, emulate, gemm
+from emulation_backward import MUTANTS as BACKWARD
 from emulation_backward import emulate_backward
 
 from parity import protocol
@@ -24,7 +25,10 @@ class Planted(Emulated):
     def _fused(self, request, arrays):
         forward = {name: array for name, array in arrays.items() if name != "dy"}
         found = self._forward(request, forward)
-        return found | emulate_backward(request.problem, arrays, found, request.save) if "dy" in arrays else found
+        if "dy" not in arrays:
+            return found
+        mutant = self.planted if self.planted in BACKWARD else ""
+        return found | emulate_backward(request.problem, arrays, found, request.save, mutant)
 
     def _forward(self, request, arrays):
         problem, fault = request.problem, self.planted

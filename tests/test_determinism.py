@@ -88,6 +88,24 @@ def test_command_writes_json_and_its_exit_code_is_the_verdict(tmp_path, monkeypa
         assert {"sha256", "members"} <= content["classes"][0].keys()
 
 
+def test_only_the_plans_that_are_named_are_run(tmp_path, monkeypatch):
+    path = tmp_path / "determinism.json"
+    monkeypatch.setattr(options, "specs", lambda device, kind: specs("atomics"))
+    arguments = ["determinism", "--device", "cpu", "--case", CASE.name, "--runs", "2", "--processes", "1"]
+    monkeypatch.setattr("parity.determinism.cases", lambda device: [CASE])
+    done = CliRunner().invoke(app, [*arguments, "--plan", "small", "--plan", "own", "--json", str(path)])
+    assert done.exit_code == 1, done.output
+    checks = json.loads(path.read_text())["checks"]
+    assert {(check["plan"], check["runner"]) for check in checks if check["check"] == "repeat"} == {
+        ("small", "jaxfused"), ("small", "torchfused"), ("own", "xla"), ("own", "eager"),
+    }  # fmt: skip
+    assert {check["runner"] for check in checks if check["red"]} == {"torchfused"}
+    for name, text in (("huge", "plan is 'huge', must be one of"), ("tiled-hopper", "tiled-hopper cannot run it")):
+        done = CliRunner(env={"COLUMNS": "300"}).invoke(app, [*arguments, "--plan", name])
+        assert done.exit_code == 2
+        assert text in done.output
+
+
 def test_a_case_that_no_plan_can_run_is_misuse():
     arguments = ["determinism", "--device", "cpu", "--case", "silu-gated-bf16-33x47x65x29"]
     done = CliRunner().invoke(app, arguments)

@@ -9,15 +9,20 @@ import pytest
 from test_golden import emulated
 from typer.testing import CliRunner
 
-from parity import stimulus
+from parity import portrait, stimulus
+from parity.adder import Adder
 from parity.cli import app
 from parity.contract.plan import Plan
 from parity.contract.problem import Problem
 from parity.contract.tolerance import LAMBDA
 from parity.drift import pair, replay
-from parity.drift_report import Asked, report
+from parity.drift_report import Asked, reasons, report
+from parity.emulator import ascending
+from parity.epilogue import contract, stages
 from parity.growth import along_k, with_depth
-from parity.portrait import portrait_of
+from parity.knobs import _settings
+from parity.portrait import WORK, portrait_of
+from parity.sample import Emulation, Sample
 from parity.session import Session
 
 HALF = Problem(
@@ -39,7 +44,11 @@ def portraits(fault, problem, runners=BOTH, tensor=True):
 
 def drifted(fault, problem, runners=BOTH):
     arrays, found, (a, b) = portraits(fault, problem, runners)
-    return pair(problem, arrays, found, a, b)
+    return pair(on(problem, arrays), found, a, b)
+
+
+def on(problem, arrays):
+    return Emulation.on(problem, arrays, Sample.of(problem, WORK))
 
 
 def test_equal_runners_have_nothing_to_explain():
@@ -84,7 +93,7 @@ def test_what_no_knob_explains_is_counted(fault):
     arrays, found, (good, bad) = portraits(fault, HALF)
     assert good.wrong[stage] == 0
     assert bad.wrong[stage] > 0
-    assert pair(HALF, arrays, found, good, bad).unexplained[stage] > 0
+    assert pair(on(HALF, arrays), found, good, bad).unexplained[stage] > 0
 
 
 def test_an_unusual_order_is_asked_for():
@@ -138,6 +147,90 @@ def test_on_a_gpu_an_unexplained_bit_is_red(fault):
     assert any("torchfused" in reason for reason in told["reasons"])
 
 
+@pytest.mark.parametrize("fault", ["dropped_k_tail", "rows_swapped", "bias_up_skipped", "y_truncated"])
+def test_without_a_gpu_an_unexplained_bit_is_red(fault):
+    for planted in ("", fault):
+        with Session(emulated(planted, other="")) as session:
+            told = report(session, Asked(problem=HALF, tensor=False, runners=BOTH))
+        red = [reason for reason in told["reasons"] if "torchfused" in reason]
+        assert bool(red) is bool(planted), told["reasons"]
+        assert not [reason for reason in told["reasons"] if "jaxfused" in reason]
+
+
+def test_an_order_that_cannot_be_found_is_told_and_is_red_of_a_twin_alone():
+    with Session(emulated("atomics", other="")) as session:
+        told = report(session, Asked(problem=WIDE, tensor=False, runners=BOTH))
+    (bad,) = (one for one in told["portraits"] if one["runner"] == "torchfused")
+    assert bad["wrong"]["s"] > 0
+    assert "order" in bad["why"]["up"]
+    red = f"elements of s are unexplained ({bad['why']['up']})"
+    assert red in " ".join(told["reasons"])
+    bad["runner"] = "eager"
+    assert "elements of s are unexplained" not in " ".join(reasons(told, False))
+    bad["why"] = {}
+    assert "elements of s are unexplained" in " ".join(reasons(told, False))
+    assert "elements of s are unexplained" not in " ".join(reasons(told, True))
+
+
+def test_a_runner_that_fails_in_the_growth_or_at_a_knob_is_red():
+    with Session(emulated("fails_later")) as session:
+        told = report(session, Asked(problem=HALF, tensor=True, runners=BOTH, lengths=(32, 64), depth=3))
+    assert told["errors"] == {}
+    for at in ("with 64 summands", "in layer 2", "with order of summation split_k 2"):
+        assert [reason for reason in told["reasons"] if f"torchfused {at}: ValueError: too much" in reason], at
+    assert not [reason for reason in told["reasons"] if "jaxfused" in reason]
+    assert [point["failed"] for point in told["along_k"]] == [{}, {"torchfused": "ValueError: too much"}]
+    assert [set(point["failed"]) for point in told["with_depth"]] == [set(), {"torchfused"}, set()]
+    assert "torchfused" not in told["along_k"][1]["runners"]
+
+
+def test_a_knob_that_does_not_as_predicted_is_red():
+    with Session(emulated("hopper-unsplit")) as session:
+        told = report(session, Asked(problem=WIDE, tensor=True, runners=BOTH))
+    assert "torchfused with order of summation split_k 2: " in " ".join(told["reasons"])
+    assert all("mispredicted" in reason for reason in told["reasons"])
+    assert not [reason for reason in told["reasons"] if "jaxfused" in reason]
+
+
+def test_each_gemm_s_own_adder_is_turned():
+    base = contract(HALF, Plan())
+    mixed = replace(base, down=replace(base.down, adder=Adder(), order=ascending(64)))
+    for setting in _settings(HALF, mixed, True):
+        stages(HALF, stimulus.generate(HALF, "normal", 5), setting.recipe)
+
+
+def test_a_large_layer_is_sampled_everywhere():
+    large = replace(HALF, m=256, in_features=512, hidden_features=700, out_features=300)
+    sample = Sample.of(large, 4e6)
+    for indices, size in ((sample.rows, 256), (sample.hidden, 700), (sample.out, 300)):
+        assert (indices[0], indices[-1]) == (0, size - 1)
+        assert 16 < len(indices) == len(set(indices)) < size
+        assert set(indices % 8) == set(range(8))
+    assert len(sample.rows) * len(sample.hidden) * 512 <= 4e6
+    assert len(sample.rows) * len(sample.out) * 700 <= 4e6
+    whole = Sample.of(HALF, 4e6)
+    assert [len(indices) for indices in (whole.rows, whole.hidden, whole.out)] == [16, 64, 40]
+    thin = Sample.of(replace(large, m=1), 4e6)
+    assert [len(indices) for indices in (thin.rows, thin.hidden, thin.out)] == [1, 700, 300]
+    assert len(Sample.of_rows(large, 3e6).rows) == 5
+
+
+def test_a_sample_finds_what_the_whole_would(monkeypatch):
+    large = replace(HALF, m=96, in_features=192, hidden_features=320, out_features=200)
+    whole = drifted("hopper-order", large)
+    monkeypatch.setattr(portrait, "TRIAL", 1e5)
+    monkeypatch.setattr(portrait, "WORK", 1e6)
+    monkeypatch.setitem(globals(), "WORK", 1e6)
+    some = drifted("hopper-order", large)
+    assert some.total["s"] < whole.total["s"] / 4
+    assert [(step.stage, step.knob) for step in some.steps] == [(step.stage, step.knob) for step in whole.steps]
+    assert set(some.unexplained.values()) == set(whole.unexplained.values()) == {0}
+    for stage, differ in whole.differ.items():
+        share = differ / whole.total[stage]
+        spread = LAMBDA * (share * (1 - share) / some.total[stage]) ** 0.5
+        assert abs(some.differ[stage] / some.total[stage] - share) <= spread
+
+
 def test_errors_grow_as_the_laws_say():
     problem = replace(HALF, dtype="bfloat16")
     with Session(emulated("hopper")) as session:
@@ -182,6 +275,24 @@ def test_the_frameworks_drift(tmp_path):
     assert max(map(len, done.stdout.splitlines())) <= 140
     assert picture.read_bytes().startswith(b"\x89PNG")
     told = json.loads(path.read_text())
-    assert told["schema"] == "parity.drift/1"
-    assert len(told["portraits"]) == 4
-    assert len(told["pairs"]) == 6
+    assert told["schema"] == "parity.drift/2"
+    (drift,) = told["drifts"]
+    assert len(drift["portraits"]) == 4
+    assert len(drift["pairs"]) == 6
+
+
+def test_the_frameworks_are_replayed_to_the_bit_in_every_type(tmp_path):
+    pytest.importorskip("jax")
+    pytest.importorskip("torch")
+    path = tmp_path / "drift.json"
+    words = ("--device", "cpu", "--every-type", "--k", "40", "--hidden", "32", "--length", "32", "--depth", "1")
+    command = [sys.executable, "-m", "parity", "drift", *words, "--json", str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    told = json.loads(path.read_text())
+    assert told["reasons"] == []
+    types = [(drift["problem"]["dtype"], drift["problem"]["precision"]) for drift in told["drifts"]]
+    assert types == [("float16", "ieee"), ("float32", "tf32"), ("float32", "ieee")]
+    for drift in told["drifts"]:
+        for one in drift["portraits"]:
+            assert not any(one["wrong"].values()) or one["why"], one

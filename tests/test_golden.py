@@ -25,14 +25,14 @@ assert COMMITTED
 HOPPER = Device(kind="gpu", name="H100", sm_count=132, smem_bytes=232448, capability=(9, 0))
 
 
-def emulated(fault):
+def emulated(fault, other="hopper"):
     path = os.pathsep.join([str(HERE), str(HERE.parent)])
     return [
         Spec(
             name=name,
             module="emulated_worker",
             arguments=(name,),
-            environment={"PARITY_FAULT": fault if name == "torch" else "hopper", "PYTHONPATH": path},
+            environment={"PARITY_FAULT": fault if name == "torch" else other, "PYTHONPATH": path},
         )
         for name in ("jax", "torch")
     ]

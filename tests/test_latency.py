@@ -48,6 +48,17 @@ def test_a_wrong_result_is_not_timed():
     assert row(fault="refuses").wrong == "torchfused: ValueError: this runner cannot"
 
 
+@pytest.mark.parametrize("fault", ["dies", "dies_timed"])
+def test_a_worker_that_dies_is_named_and_the_next_case_is_timed(fault):
+    workers = specs(fault, "planted_latency", "1", "0.002")
+    other = build("relu", (4, 16, 24, 16), "fp16")
+    first, second = latency([CASE, other], replace(where(device=CPU), workers=workers), blocks=4)
+    assert "the torch worker ended with exit code 3" in first.wrong
+    assert not first.estimates
+    assert not second.wrong
+    assert set(second.pairs) == set(PAIRS)
+
+
 def test_what_cannot_be_chained_or_run():
     with pytest.raises(ValueError, match="y is the next layer's x"):
         row(case=build("relu", (4, 16, 24, 8)))

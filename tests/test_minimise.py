@@ -4,6 +4,7 @@ import os
 import runpy
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,27 @@ def test_a_case_is_shrunk_to_what_the_fault_needs(fault, kept):
     assert any("torchfused" in key[:2] for key in found.red)
 
 
+@pytest.mark.parametrize(
+    ("fault", "kept"),
+    [
+        ("factor_left_out", {"gated": True}),
+        ("bias_partial_dropped", {"gated": False}),
+        ("h_of_another_row", {"activation": "identity", "bias_up": False, "bias_down": False}),
+    ],
+)
+def test_a_gradient_s_fault_is_shrunk_too(fault, kept):
+    case = replace(CASE, problem=replace(CASE.problem, m=19))
+    at = where(fault, CPU)
+    with Session(at.workers, 60) as session:
+        found = minimise(case, at, session, tries=150)
+    assert found is not None
+    assert found.backward
+    assert found.complete
+    assert {name: getattr(found.case.problem, name) for name in kept} == kept
+    assert "torchfused" in found.failing
+    assert all(stage.startswith("d_") for _, _, stage in found.red)
+
+
 FAULTY = """
 import importlib.util, os, sys
 
@@ -64,6 +86,16 @@ from torchfused import functional
 
 right = functional.stages
 functional.stages = lambda *, b_up=None, **given: right(**given)
+"""
+
+FAULTY_GRADIENTS = """
+right = functional.gradients
+
+def gradients(dy, **given):
+    found = right(dy, **given)
+    return found | {WRONG}
+
+functional.gradients = gradients
 """
 
 
@@ -88,12 +120,39 @@ def test_the_script_stands_alone(tmp_path):
     assert not [line for line in wrong if line[0] == "jaxfused"]
 
 
+@pytest.mark.parametrize(
+    ("wrong", "stages"),
+    [
+        ("{'d_w_up': found['d_w_up'] * 1.01}", {"d_w_up"}),
+        # What follows is that of the wrong d_s, which alone is red.
+        ("{'d_s': found['d_s'] * 1.01}", {"d_s"}),
+        ("{'d_b_down': dy[1:].sum(0)}", {"d_b_down"}),
+    ],
+)
+@pytest.mark.parametrize("dtype", ["fp16", "tf32"])
+def test_a_gradient_s_script_shows_the_gradient(tmp_path, dtype, wrong, stages):
+    pytest.importorskip("jax")
+    pytest.importorskip("torch")
+    case = build("silu", (3, 8, 5, 4), dtype, gated=True, biases="ugd", save="hidden")
+    path = tmp_path / "fails.py"
+    repro.write(path, case, arrays_of(case, backward=True), "backward", "ieee", equal=False)
+    (tmp_path / "torchfused").mkdir()
+    for text in ("", FAULTY_GRADIENTS.replace("{WRONG}", wrong)):
+        (tmp_path / "torchfused" / "__init__.py").write_text(FAULTY.partition("right =")[0] + text)
+        done = subprocess.run([sys.executable, str(path)], capture_output=True, text=True, env=_path(ROOT), timeout=120)
+        assert done.returncode == bool(text), done.stdout + done.stderr
+        red = {tuple(line.split()[:2]) for line in done.stdout.splitlines() if "WRONG" in line}
+        assert stages <= {stage for _, stage in red} if text else not red
+        assert {runner for runner, _ in red} <= {"torchfused"}
+
+
 @pytest.mark.parametrize("inside", [True, False], ids=["inside", "beside"])
+@pytest.mark.parametrize("backward", [False, True], ids=["forward", "backward"])
 @pytest.mark.parametrize("dtype", ["fp16", "bf16"])
-def test_the_script_has_the_operands_bytes(tmp_path, inside, dtype, monkeypatch):
+def test_the_script_has_the_operands_bytes(tmp_path, inside, dtype, backward, monkeypatch):
     monkeypatch.setattr(repro, "INSIDE", repro.INSIDE if inside else 0)
     case = build("silu", (3, 8, 5, 4), dtype, biases="ud")
-    arrays, path = arrays_of(case, backward=False), tmp_path / "fails.py"
+    arrays, path = arrays_of(case, backward=backward), tmp_path / "fails.py"
     written = repro.write(path, case, arrays, "first GEMM", "ieee", equal=False)
     assert written == ([path] if inside else [path, tmp_path / "fails.npz"])
     _, operands = runpy.run_path(str(path))["load"]()

@@ -11,6 +11,7 @@ import pytest
 from parity.contract.plan import Plan
 from parity.order import GEMMS, Probe, orders
 from parity.process import Spec
+from parity.session import Session
 
 HERE = Path(__file__).parent
 WIDE = {**os.environ, "COLUMNS": "300"}
@@ -28,7 +29,8 @@ def emulated(fault):
 
 def find(fault, runner="torchfused", *, dtype="float16", m=7, k=64):
     probe = Probe(k=k, m=m, dtype=dtype, precision="ieee", plan=Plan())
-    found = list(orders(probe, [emulated(fault)], [runner]))
+    with Session([emulated(fault)]) as session:
+        found = list(orders(session, probe, [runner]))
     assert [finding.gemm for finding in found] == list(GEMMS)
     return found
 
@@ -54,6 +56,12 @@ def test_an_order_that_changes_is_a_finding_of_its_own():
 
 def test_a_runner_that_fails_says_why():
     assert [finding.why for finding in find("raise")] == ["ValueError: this runner cannot"] * 2
+
+
+def test_a_worker_that_dies_of_the_question_is_named():
+    for finding in find("crash"):
+        assert finding.order is None
+        assert "was ended by SIGABRT" in finding.why
 
 
 def test_one_row_is_enough():

@@ -16,15 +16,13 @@ from parity.cases import SHAPES, build
 from parity.cli import app
 from parity.contract.plan import Plan
 from parity.determinism import Battery, Check, Class
-from parity.golden import Check as Replayed
-from parity.golden import Item
-from parity.golden import described as replayed
-from parity.inject import Finding as Injected
-from parity.inject import Placement
+from parity.golden import Item, Prediction
+from parity.golden import described as predicted
+from parity.inject import Finding, Placement
 from parity.judge import judge, prepare
 from parity.latency import PAIRS, Row
-from parity.order import Finding, Probe, described
-from parity.page import collect, headlines, page
+from parity.order import GemmOrder, Probe, described
+from parity.page import SCHEMAS, collect, headlines, page
 from parity.report import environment, report, to_json
 from parity.run import FAILED, PASSED, Outcome
 from parity.statistics import compare, estimate
@@ -35,8 +33,19 @@ from parity.train_model import vocabulary
 from parity.tree import Tree
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+ROOT = Path(__file__).parents[1]
 CASE = build("silu", SHAPES["ragged"], "fp16", gated=True, biases="ugd")
 CHAIN = Tree.of(4, 6, {4: (0, 1), 5: (4, 2), 6: (5, 3)})
+# What is no report of this version: none of it may pass for one.
+STRANGE = {
+    "strangers.json": '{"schema": "parity.strangers/1", "things": [{"a": 1}]}',
+    "newer.json": '{"schema": "parity.run/2", "cases": []}',
+    "other.json": '{"schema": "bench/1"}',
+    "bare.json": '{"cases": []}',
+    "odd.json": '{"schema": ["parity.run/1"]}',
+    "list.json": "[1]",
+    "broken.json": "{",
+}
 
 
 def outcome(mutant: str = "") -> Outcome:
@@ -68,7 +77,10 @@ def folder(tmp_path_factory) -> Path:
     outcomes = [outcome(), outcome("rows_swapped")]
     (path / "run.json").write_text(to_json(report(facts, outcomes, suite="smoke", planned=2)))
     probe = Probe(k=4, m=2, dtype="float32", precision="ieee", plan=Plan())
-    found = [Finding(runner="eager", gemm="up", order=CHAIN), Finding(runner="xla", gemm="up", order=None, why="none")]
+    found = [
+        GemmOrder(runner="eager", gemm="up", order=CHAIN),
+        GemmOrder(runner="xla", gemm="up", order=None, why="none"),
+    ]
     written(path, "order", described(probe, found))
     check = {"case": CASE.name, "plan": "tiled", "runner": "jaxfused", "check": "repeat", "promised": True}
     classes = (Class(case=CASE.name, stage="y", sha256="ab" * 32, members=("jaxfused tiled", "torchfused tiled")),)
@@ -86,17 +98,19 @@ def folder(tmp_path_factory) -> Path:
     skipped = Row(case=CASE, plan="decode", layers=2, skipped="too old a GPU")
     written(path, "latency", {"blocks": 4, "rows": [row.to_dict(), skipped.to_dict()]})
     written(path, "tokens", drawn())
-    injected = Injected(stage="activation", what="h", verdict="FAIL", bit_equal=0.5, red=True, culprits=("torchfused",))
+    injected = Finding(stage="activation", what="h", verdict="FAIL", bit_equal=0.5, red=True, culprits=("torchfused",))
     placement = Placement(a="jaxfused", b="torchfused", findings=(injected,))
     written(path, "inject", {"case": CASE.name} | placement.to_dict())
     item = Item(problem=CASE.problem, plan=Plan())
-    wrong = Replayed(item=item, runner="jaxfused", outputs={"y": 10}, wrong={"y": 1}, at={"y": [0, 0]})
-    written(path, "golden", {"checks": [replayed(wrong)]})
+    wrong = Prediction(item=item, runner="jaxfused", outputs={"y": 10}, wrong={"y": 1}, at={"y": [0, 0]})
+    written(path, "golden", {"checks": [predicted(wrong)]})
     turn = {"knob": "order", "setting": "two chains", "changed": {"y": 5}, "total": {"y": 50}}
-    written(path, "drift", {"reasons": [], "knobs": [turn], "pairs": [{"a": "x", "b": "y", "rate": 1 / 3}]})
-    written(path, "strangers", {"things": [1, 2], "empty": []})
-    (path / "other.json").write_text('{"schema": "bench/1"}')
-    (path / "broken.json").write_text("{")
+    portrait = {"runner": "eager", "wrong": {"s": 0, "y": 3}, "total": {"s": 20, "y": 50}}
+    drift = {"portraits": [portrait], "knobs": [turn], "pairs": [{"a": "x", "b": "y", "rate": 1 / 3}]}
+    head = {"schema": "parity.drift/2", "environment": environment("cpu", None, "0" * 40)}
+    (path / "drift.json").write_text(json.dumps(head | {"drifts": [drift], "reasons": []}))
+    for name, text in STRANGE.items():
+        (path / name).write_text(text)
     return path
 
 
@@ -113,8 +127,8 @@ def test_red_comes_first_and_everything_is_there(folder):
     found = headlines(content)
     assert {h.name for h in found if not h.good} == {"run.json", "order.json", "inject.json", "golden.json"}
     assert "9 of 10 outputs predicted to the bit, 1 checks red" in {h.text for h in found}
+    assert "3 of 70 elements are not replayed to the bit, 0 red" in {h.text for h in found}
     assert [h.good for h in found] == sorted(h.good for h in found)
-    assert set(content.strange) == {"other.json", "broken.json"}
     text = page(content)
     for said in (
         str(CHAIN),
@@ -126,6 +140,34 @@ def test_red_comes_first_and_everything_is_there(folder):
         "too old a GPU",
     ):
         assert said in text, said
+
+
+def test_what_is_not_shown_is_listed(folder, tmp_path):
+    content = collect(folder)
+    assert {name for name, _ in content.hidden} == set(STRANGE)
+    assert not {headline.name for headline in headlines(content)} & set(STRANGE)
+    listed = re.search(r'<ul id="hidden">(.*?)</ul>', page(content), re.S)
+    assert listed
+    for said in (
+        *STRANGE,
+        "its schema &#39;parity.strangers/1&#39; is not known here",
+        "parity.run/2",
+        "it is no JSON",
+    ):
+        assert said in listed[1], said
+    for path in folder.iterdir():
+        if path.name not in STRANGE:
+            shutil.copy(path, tmp_path)
+    assert 'id="hidden"' not in page(collect(tmp_path))
+
+
+def test_every_command_s_schema_is_known():
+    written = {
+        match[1]
+        for path in (ROOT / "parity").glob("*.py")
+        for match in re.finditer(r'^SCHEMA = "(.*)"$', path.read_text(), re.M)
+    }
+    assert written == SCHEMAS
 
 
 def test_ulps_add_up_to_all_elements(folder):
@@ -143,7 +185,11 @@ def test_command(folder, tmp_path):
     assert done.exit_code == 1
     assert "RED run.json: 1 cases passed, 1 failed" in done.output
     assert out.read_text().startswith("<!doctype html>")
-    assert CliRunner().invoke(app, ["report", "--folder", str(tmp_path), "--out", str(out)]).exit_code == 2
+    assert "not shown: newer.json: its schema 'parity.run/2' is not known here" in done.output
+    (tmp_path / "bare.json").write_text(STRANGE["bare.json"])
+    done = CliRunner(env={"COLUMNS": "300"}).invoke(app, ["report", "--folder", str(tmp_path), "--out", str(out)])
+    assert done.exit_code == 2
+    assert "bare.json: it has no schema" in done.output
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: the page was not opened in a browser")
@@ -162,5 +208,5 @@ def test_page_in_a_browser_shows_its_tables_and_drawings(folder, tmp_path):
     title = re.search(r"<title>(.*?)</title>", dom)
     assert title, "the browser printed no page"
     # Three histograms, one order, the ratios, the knobs.
-    shown = {"drawn": True, "svgs": 6, "heads": 9, "rows": [3, 2, 1, 1, 5, 4, 1], "wide": True}
+    shown = {"drawn": True, "svgs": 6, "heads": 8, "rows": [3, 2, 1, 1, 5, 4, 1], "wide": True}
     assert json.loads(title[1]) == shown

@@ -77,11 +77,11 @@ def test_junit(outcomes):
 
 @pytest.mark.parametrize("width", [100, 80])
 def test_table_fits(outcomes, width, capsys):
-    print_table(outcomes, Console(width=width))
+    print_table(outcomes, Console(width=width), 41.6)
     text = capsys.readouterr().out
     table = text.split("\n\n")[0]
     assert all(len(line) <= width for line in table.splitlines())
-    assert "1 passed, 1 failed, 1 errors, 1 skipped" in text
+    assert "1 passed, 1 failed, 1 errors, 1 skipped in 42 s" in text
     assert "1 skipped: not here" in text
     assert "stderr [bold]" in text
     if width == 100:

@@ -3,7 +3,9 @@
 import os
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -11,7 +13,9 @@ from parity.cases import SHAPES, build
 from parity.contract.problem import Device
 from parity.judge import RUNNERS
 from parity.process import Spec, Worker, WorkerError, specs
+from parity.protocol import Request
 from parity.run import ERROR, FAILED, PASSED, SKIPPED, Where, run
+from parity.worker_jax import Jax
 
 CASES = [
     build("silu", SHAPES["ragged"], "fp16", gated=True, biases="ugd"),
@@ -45,6 +49,33 @@ def test_a_bug_in_the_real_worker_is_red():
     red = {(pair.a, pair.b, pair.stage) for pair in found[0].pairs if pair.red}
     assert red >= {("torchfused", reference, "u") for reference in ("oracle", "xla", "eager")}
     assert all("torchfused" in (a, b) for a, b, _ in red)
+
+
+def test_interpreted_kernels_are_compiled_quickly_and_the_users_flags_kept(monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "--xla_dump_to=/dev/null")
+    for spec in specs("cpu"):
+        assert spec.environment["XLA_FLAGS"] == "--xla_dump_to=/dev/null --xla_cpu_use_fusion_emitters=false"
+    assert all("XLA_FLAGS" not in spec.environment for spec in specs("gpu"))
+
+
+def test_what_is_quick_is_the_kernels_alone():
+    """The unfused runner is XLA as it comes, whatever the kernels before and after it were compiled with."""
+    jax = pytest.importorskip("jax")
+    framework = Jax("cpu")
+    seen = []
+
+    def compiled(_, dy=None, **given):
+        seen.append(jax.config.values["jax_disable_most_optimizations"])
+        return {}
+
+    framework.fused = SimpleNamespace(stages=partial(compiled, "stages"), gradients=partial(compiled, "gradients"))
+    request = Request(case="", problem=CASES[0].problem, plan=None, save="preact", arrays={}, out="")
+    framework._run_fused(request, {})
+    assert seen == [True]
+    assert jax.config.values["jax_disable_most_optimizations"] is False
+    framework.reference = SimpleNamespace(stages=lambda x, **options: compiled("reference") or {"y": x})
+    framework._run_reference(request, {"x": jax.numpy.ones(3)})
+    assert seen == [True, False]
 
 
 FIRST_BIASES = {

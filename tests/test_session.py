@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import numpy as np
+import pytest
 from planted import specs
 from test_golden import emulated
 
@@ -38,6 +39,23 @@ def test_only_what_is_asked_answers_and_as_often():
         found = session.ask(PROBLEM, ARRAYS, Plan(), ["torchfused", "xla"], repeats=3)
     assert {runner: len(hashes["s"]) for runner, hashes in found.hashes.items()} == {"torchfused": 3, "xla": 3}
     assert len(set(found.hashes["xla"]["s"])) == 1
+
+
+def test_an_array_is_written_once_and_another_of_its_name_anew():
+    first = stimulus.generate(PROBLEM, "normal", 1)
+    other = first | {"x": stimulus.generate(PROBLEM, "normal", 2)["x"]}
+    with Session(emulated("")) as session:
+        one = session.ask(PROBLEM, first, Plan(), ["eager"]).stages["eager"]["y"]
+        (session.folder / "w_up.bin").write_bytes(b"")  # who wrote it again would be right
+        failed = session.ask(PROBLEM, first, Plan(), ["eager"])
+        with pytest.raises(ValueError, match="read-only"):
+            first["w_up"][0, 0] = 1
+        first["w_up"] = first["w_up"].copy()
+        again = session.ask(PROBLEM, first, Plan(), ["eager"]).stages["eager"]["y"]
+        two = session.ask(PROBLEM, other | {"w_up": first["w_up"]}, Plan(), ["eager"]).stages["eager"]["y"]
+    assert "sha256" in failed.errors["eager"]
+    assert (one == again).all()
+    assert (one != two).any()
 
 
 def test_gradients_are_asked_for_by_dy():

@@ -99,13 +99,15 @@ def test_command(tmp_path, monkeypatch):
     assert content["schema"] == SCHEMA
     assert [depth["config"]["depth"] for depth in content["depths"]] == [1, 2]
     assert all(pair["relative"] > 0 for depth in content["depths"] for pair in depth["pairs"])
-    monkeypatch.setitem(DEPTHS, "cpu", (1,))
-    done = CliRunner().invoke(app, [*arguments, "--fault", "torchfused"])
+    done = CliRunner().invoke(app, [*arguments, "--depth", "2", "--fault", "torchfused"])
     assert done.exit_code == 1
-    reasons = json.loads(path.read_text())["reasons"]
+    content = json.loads(path.read_text())
+    assert [depth["config"]["depth"] for depth in content["depths"]] == [2]
+    reasons = content["reasons"]
     assert reasons
     assert all("torchfused" in reason for reason in reasons)
 
 
-def test_an_unknown_fault_is_misuse():
-    assert CliRunner().invoke(app, ["tokens", "--fault", "nobody"]).exit_code == 2
+@pytest.mark.parametrize("arguments", [("--fault", "nobody"), ("--depth", "0")])
+def test_misuse(arguments):
+    assert CliRunner().invoke(app, ["tokens", "--device", "cpu", *arguments]).exit_code == 2
