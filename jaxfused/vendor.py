@@ -90,7 +90,9 @@ def tanh(s: Array, dtype: DTypeLike, device: Device) -> Array:
         p = fma(z, p, c, device)
     large = fma(reciprocal(1.0 + jnp.exp2(a * contract.VENDOR_TANH_EXPONENT), device), -2.0, 1.0, device)
     large = jnp.where(a >= contract.VENDOR_TANH_ONE, 1.0, large)
-    return jnp.where(a >= contract.VENDOR_TANH_CUT, jnp.where(s < 0.0, -large, large), fma(p * z, s, s, device))
+    # (Of -0, the sum of two zeros is +0.)
+    near = jnp.where(s == 0.0, s, fma(p * z, s, s, device))
+    return jnp.where(a >= contract.VENDOR_TANH_CUT, jnp.where(s < 0.0, -large, large), near)
 
 
 def fma(a: Array, b: Array | float, c: Array | float, device: Device) -> Array:

@@ -42,7 +42,8 @@ def tanh(s: np.ndarray) -> np.ndarray:
     p = reduce(lambda p, c: fma(p, z, c), rest, np.full_like(s, first))
     e = F(1) + _once(np.exp2, a * F(table.VENDOR_TANH_EXPONENT))
     large = np.where(a >= F(table.VENDOR_TANH_ONE), F(1), fma(F(1) / e, -2.0, 1.0))
-    return np.where(a >= F(table.VENDOR_TANH_CUT), np.copysign(large, s), fma(p * z, s, s))
+    near = np.where(s == 0, s, fma(p * z, s, s))
+    return np.where(a >= F(table.VENDOR_TANH_CUT), np.copysign(large, s), near)
 
 
 def _gelu_tanh(s: np.ndarray) -> np.ndarray:
