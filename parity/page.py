@@ -9,13 +9,14 @@ from typing import Any
 
 import jinja2
 
-from . import determinism, drift_report, golden, inject, latency, order, report, tokens, train
+from . import determinism, drift_report, golden, inject, latency, order, report, tokens, train, vendor
 from .contract.tolerance import VERDICTS
 from .judge import FUSED, ORACLE
 from .page_plots import attribution, bars, image_of_order, intervals
 
 SCHEMAS = {
-    module.SCHEMA for module in (determinism, drift_report, golden, inject, latency, order, report, tokens, train)
+    module.SCHEMA
+    for module in (determinism, drift_report, golden, inject, latency, order, report, tokens, train, vendor)
 }
 TEMPLATES = Path(__file__).with_name("templates")
 # The pairs of the verdict table and of the histograms, by what they are called there.
@@ -82,7 +83,7 @@ def page(content: Content) -> str:
     environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters["percent"] = lambda f: "" if f is None else f"{100 * f:.4g} %"
     environment.filters["power"] = lambda f: "" if f is None else f"{f:.1e}"
-    known = ("run", "order", "determinism", "latency", "tokens", "inject")
+    known = ("run", "order", "determinism", "latency", "tokens", "inject", "vendor")
     return environment.get_template("report.html.j2").render(
         headlines=headlines(content),
         where=[(name, _where(found)) for name, found in _all(content)],
@@ -92,6 +93,7 @@ def page(content: Content) -> str:
         orders=[(name, found, image_of_order(found)) for name, found in content.of("order")],
         determinism=[(name, found, _matrix(found)) for name, found in content.of("determinism")],
         latency=[(name, found, intervals(found)) for name, found in content.of("latency")],
+        vendor=[(name, found, _replayed(found)) for name, found in content.of("vendor")],
         others=[(name, kind, attribution(part), _tables(part)) for kind in content.reports if kind not in known
                 for name, found in content.of(kind) for part in found.get("drifts", [found])],
     )  # fmt: skip
@@ -142,6 +144,10 @@ def _headline(kind: str, report: dict[str, Any]) -> tuple[bool, str]:
         return report["passed"], f"the likeliest character flips in {100 * most:.3g} % of the steps at most"
     if kind == "inject":
         return not report["stages"], f"{report['case']}: {report['text']}"
+    if kind == "vendor":
+        promised = [case for case in report["cases"] if case["promised"]]
+        red = [case for case in promised if case["red"]]
+        return not red, f"{len(promised) - len(red)} of {len(promised)} promised MLPs have every bit of torch's eager"
     reasons = report.get("reasons", [])
     return not reasons and report.get("passed", True), "; ".join(map(str, reasons)) or "nothing is red"
 
@@ -183,6 +189,17 @@ def _matrix(report: dict[str, Any]) -> list[tuple[tuple[str, str, str], dict[str
     for check in report["checks"]:
         found.setdefault((check["case"], check["plan"], check["runner"]), {})[check["check"]] = check
     return list(found.items())
+
+
+def _replayed(report: dict[str, Any]) -> dict[str, dict[str, list[dict[str, Any]]]]:
+    """The MLPs by what they are and the number of rows, each with its verdicts."""
+    found: dict[str, dict[str, list[dict[str, Any]]]] = {}
+    for case in report["cases"]:
+        p = case["problem"]
+        form = f"{'gated ' if p['gated'] else ''}{p['activation']}{' biased' if p['bias_up'] else ''}"
+        sizes = f"{p['in_features']}-{p['hidden_features']}-{p['out_features']}"
+        found.setdefault(f"{form} {sizes} {p['dtype']}", {}).setdefault(str(p["m"]), []).append(case)
+    return found
 
 
 def _tables(report: dict[str, Any]) -> list[tuple[str, list[str], list[dict[str, Any]]]]:

@@ -104,9 +104,11 @@ def test_choices_and_their_reasons():
     strided = choose(problem(16, **large, packed=False), H200)
     assert strided.plan.backend is Backend.PORTABLE
     assert "; not decode/hopper: the hopper backend reads packed row-major operands" in strided.why
-    assert choose(problem(4096, **large, gated=True), H200).plan.backend is Backend.HOPPER
-    assert choose(problem(4095, **large, gated=True), H200).plan == LIBRARY
-    assert choose(problem(4096, **large, gated=True), A10).plan == LIBRARY
+    larger = large | {"hidden_features": 8192}
+    assert choose(problem(128, **larger, gated=True), H200).plan.backend is Backend.HOPPER
+    assert choose(problem(127, **larger, gated=True), H200).plan == LIBRARY
+    assert choose(problem(4096, **larger, gated=True), A10).plan == LIBRARY
+    assert choose(problem(4096, **large, gated=True), H200).plan == LIBRARY
     assert choose(problem(65, **large), H200).plan == LIBRARY
     assert choose(problem(65, **large), H200).why.endswith("this one has 65 rows and 67.1 MB of weights")
     assert choose(problem(16, **large), xla).plan == LIBRARY

@@ -194,7 +194,7 @@ def test_a_knob_that_does_not_as_predicted_is_red():
 
 def test_each_gemm_s_own_adder_is_turned():
     base = contract(HALF, Plan())
-    mixed = replace(base, down=replace(base.down, adder=Adder(), order=ascending(64)))
+    mixed = replace(base, down=replace(base.down, adder=Adder(), order=ascending(HALF.hidden_features)))
     for setting in _settings(HALF, mixed, True):
         stages(HALF, stimulus.generate(HALF, "normal", 5), setting.recipe)
 
@@ -209,7 +209,7 @@ def test_a_large_layer_is_sampled_everywhere():
     assert len(sample.rows) * len(sample.hidden) * 512 <= 4e6
     assert len(sample.rows) * len(sample.out) * 700 <= 4e6
     whole = Sample.of(HALF, 4e6)
-    assert [len(indices) for indices in (whole.rows, whole.hidden, whole.out)] == [16, 64, 40]
+    assert [len(indices) for indices in (whole.rows, whole.hidden, whole.out)] == [16, HALF.hidden_features, 40]
     thin = Sample.of(replace(large, m=1), 4e6)
     assert [len(indices) for indices in (thin.rows, thin.hidden, thin.out)] == [1, 700, 300]
     assert len(Sample.of_rows(large, 3e6).rows) == 5

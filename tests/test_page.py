@@ -31,6 +31,8 @@ from parity.tokens_model import config
 from parity.train import RUNNERS
 from parity.train_model import vocabulary
 from parity.tree import Tree
+from parity.vendor import Recovered, Verdict
+from parity.vendor import described as replayed
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 ROOT = Path(__file__).parents[1]
@@ -109,6 +111,15 @@ def folder(tmp_path_factory) -> Path:
     drift = {"portraits": [portrait], "knobs": [turn], "pairs": [{"a": "x", "b": "y", "rate": 1 / 3}]}
     head = {"schema": "parity.drift/2", "environment": environment("cpu", None, "0" * 40)}
     (path / "drift.json").write_text(json.dumps(head | {"drifts": [drift], "reasons": []}))
+    layers = [Recovered(layer="float16 16-16", m=1, chains=2), Recovered(layer="float16 16-16", m=4)]
+    same, other = ({"torchfused": equal, "jaxfused": True} for equal in (True, False))
+    told = {"problem": CASE.problem, "plan": "tiled", "total": 64}
+    ours = [
+        Verdict(**told, promised=True, equal=same),
+        Verdict(**told, promised=True, equal=other, differ={"y": 7}),
+        Verdict(**told, promised=False, equal=other, differ={"y": 9}),
+    ]
+    written(path, "vendor", replayed(layers, ours))
     for name, text in STRANGE.items():
         (path / name).write_text(text)
     return path
@@ -125,14 +136,21 @@ def test_page_is_self_contained_and_escapes(folder):
 def test_red_comes_first_and_everything_is_there(folder):
     content = collect(folder)
     found = headlines(content)
-    assert {h.name for h in found if not h.good} == {"run.json", "order.json", "inject.json", "golden.json"}
+    assert {h.name for h in found if not h.good} == {
+        "run.json", "order.json", "inject.json", "golden.json", "vendor.json"
+    }  # fmt: skip
     assert "9 of 10 outputs predicted to the bit, 1 checks red" in {h.text for h in found}
+    assert "1 of 2 promised MLPs have every bit of torch's eager" in {h.text for h in found}
     assert "3 of 70 elements are not replayed to the bit, 0 red" in {h.text for h in found}
     assert [h.good for h in found] == sorted(h.good for h in found)
     text = page(content)
     for said in (
         str(CHAIN),
         "jaxfused tiled, torchfused tiled",
+        "recovered in 1 of 2 products",
+        ": 0 of 64</span>; ",
+        ": 7 of 64</span>; ",
+        ": 9 of 64, not promised</span>",
         "SAME",
         "two chains",
         "10 %",

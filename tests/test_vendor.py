@@ -156,6 +156,11 @@ def test_a_record_keeps_what_was_not_asked_again(monkeypatch):
     assert merged([], *_only(contract.records())) == contract.FILE.read_text()
 
 
+def test_float32_s_orders_are_not_kept():
+    kept = json.loads(merged([Recovered(layer="float32 64-64", m=1, chains=4)], "H100", "torch 9"))
+    assert kept["H100"]["chains"] == {}
+
+
 def _only(records):
     ((name, record),) = records.items()
     return name, record.vendor

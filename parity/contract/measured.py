@@ -75,7 +75,8 @@ FASTER: dict[Literal["torch", "xla"], tuple[Region, ...]] = {
             plan="tiled/portable", rows=(17, 64), megabytes=(24, inf), longest=8192, multiple=256, gated=True,
             gain="1.0 to 1.1",
         ),
-        Region(plan="tiled/hopper", rows=(4096, inf), megabytes=(100, inf), gain="1.1"),
+        Region(plan="tiled/hopper", rows=(128, 511), megabytes=(150, inf), gated=True, gain="1.0 to 1.2"),
+        Region(plan="tiled/hopper", rows=(512, inf), megabytes=(150, inf), gain="1.0 to 1.2"),
     ),
     "xla": (
         Region(plan="tiled/portable", widest=128, gain="1.1"),
@@ -84,6 +85,8 @@ FASTER: dict[Literal["torch", "xla"], tuple[Region, ...]] = {
             plan="tiled/portable", rows=(17, 64), megabytes=(64, inf), longest=8192, multiple=256, gain="1.1 to 1.2"
         ),
         Region(plan="tiled/portable", rows=(17, 64), megabytes=(64, inf), multiple=256, gated=True, gain="1.0 to 1.2"),
-        Region(plan="tiled/hopper", rows=(4096, inf), megabytes=(100, inf), gain="1.0 to 1.1"),
+        Region(plan="tiled/hopper", rows=(128, 256), megabytes=(150, inf), gated=True, gain="1.0 to 1.7"),
+        Region(plan="tiled/hopper", rows=(257, 512), megabytes=(150, 200), gated=True, gain="1.6"),
+        Region(plan="tiled/hopper", rows=(513, 1024), megabytes=(150, inf), gated=True, gain="1.0 to 1.3"),
     ),
 }  # fmt: skip
