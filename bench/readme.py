@@ -143,13 +143,17 @@ def elsewhere(results: Results) -> str:
     ]
     told = []
     for folder in sorted(FOLDER.iterdir()):
-        here = folder.resolve() == results.path.parent.resolve()
-        found = None if here else latest(committed(FOLDER, folder.name))
-        rows = list(select(found.rows, dtype="bfloat16", mode="forward", cache="cold", correct=True)) if found else []
-        if found and rows:
+        home = folder.resolve() == results.path.parent.resolve()
+        found = None if home else latest(committed(FOLDER, folder.name))
+        cases: dict[tuple[str, int], list[Row]] = {}
+        # A case from the run that leads, or, where that one had chosen contenders without torchfused, from another.
+        for run in (found, *found.beside) if found else ():
+            rows = list(select(run.rows, dtype="bfloat16", mode="forward", cache="cold", correct=True))
+            for name, m in {(r["workload"], r["m"]) for r in rows if r["contender"] == "torchfused"}:
+                cases.setdefault((name, m), list(select(rows, workload=name, m=m)))
+        if found and cases:
             told.append(environment(found))
-        for name, m in sorted({(r["workload"], r["m"]) for r in rows if r["contender"] == "torchfused"}):
-            here = list(select(rows, workload=name, m=m))
+        for (name, m), here in sorted(cases.items(), key=lambda case: case[0]):
             cells = [workloads()[name].label, f"{m:,}"]
             for own, framework in (("torch.eager_graph", "torch"), ("xla", "jax")):
                 rivals = [r for r in others(here, framework) if r["contender"] != own]
