@@ -216,7 +216,7 @@ def test_page_in_a_browser_shows_its_tables_and_drawings(folder, tmp_path):
         document.title = JSON.stringify({
         drawn: [...document.querySelectorAll('svg')].map(s => s.getBoundingClientRect()).every(b => b.width > 5 && b.height > 5),
         svgs: document.querySelectorAll('svg').length, heads: document.querySelectorAll('#headlines li').length,
-        rows: ['verdicts', 'orders', 'determinism', 'classes', 'latency', 'tokens', 'inject'].map(rows),
+        rows: ['verdicts', 'orders', 'determinism', 'classes', 'latency', 'tokens', 'inject', 'vendor'].map(rows),
         wide: document.documentElement.scrollWidth <= innerWidth}) })</script></body>"""  # noqa: E501 (one script)
     copy = tmp_path / "page.html"
     copy.write_text(page(collect(folder)).replace("</body>", probe))
@@ -226,5 +226,5 @@ def test_page_in_a_browser_shows_its_tables_and_drawings(folder, tmp_path):
     title = re.search(r"<title>(.*?)</title>", dom)
     assert title, "the browser printed no page"
     # Three histograms, one order, the ratios, the knobs.
-    shown = {"drawn": True, "svgs": 6, "heads": 8, "rows": [3, 2, 1, 1, 5, 4, 1], "wide": True}
+    shown = {"drawn": True, "svgs": 6, "heads": 9, "rows": [3, 2, 1, 1, 5, 4, 1, 1], "wide": True}
     assert json.loads(title[1]) == shown
