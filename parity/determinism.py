@@ -18,6 +18,7 @@ from . import stimulus
 from .cases import OWN_PLANS, PLANS, TILED, Case, build
 from .contract.plan import Plan, Strategy, limitation
 from .contract.problem import Problem
+from .contract.vendor import Order
 from .judge import FUSED
 from .oracle import Stages
 from .run import Where
@@ -216,14 +217,14 @@ class _Examination:
         self.batched += [self._check(name, runner, check, detail) for runner, detail in details.items()]
 
     def _shared(self) -> Iterator[Check]:
-        """Whether plans of one split have the same bits: s, u and h by the first GEMM's, y by both."""
+        """Whether plans of one order and split have the same bits: s, u and h by the first GEMM's, y by both."""
         fused = {key: stages for key, stages in self.hashes.items() if key[1] in FUSED}
         groups: dict[tuple, list[tuple[str, str]]] = {}
         for name, runner in fused:
-            splits = self.candidates[name][0].splits
-            for key in (("hidden", splits[0]), ("y", *splits)):
+            plan = self.candidates[name][0]
+            for key in (("hidden", plan.order, plan.splits[0]), ("y", plan.order, *plan.splits)):
                 groups.setdefault(key, []).append((name, runner))
-        for (what, *splits), members in groups.items():
+        for (what, order, *splits), members in groups.items():
             kinds = {
                 tuple(
                     sorted(
@@ -234,7 +235,7 @@ class _Examination:
             }
             yield Check(
                 case=self.case.name,
-                plan=f"split_k {', '.join(map(str, splits))}",
+                plan=f"{'' if order is Order.FUSED else f'{order} '}split_k {', '.join(map(str, splits))}",
                 runner="all",
                 check=f"shared {what}",
                 passed=len(kinds) == 1,

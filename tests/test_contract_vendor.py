@@ -57,8 +57,12 @@ def test_a_plan_holds_its_order():
     assert str(replace(VENDOR, split_k=(3, 1))) == "tiled/portable in the vendor's order split_k (3, 1)"
     with pytest.raises(ValueError, match="order is 'torch', must be one of fused, vendor"):
         Plan(order="torch")
-    with pytest.raises(ValueError, match="a library plan has no tiles, split_k or order"):
-        Plan(strategy="library", order="vendor")
+    assert str(VENDOR) == "tiled/portable in the vendor's order split_k as recorded"
+    for split_k in (None, 1):
+        with pytest.raises(ValueError, match="a library plan has no tiles, split_k or order"):
+            Plan(strategy="library", order="vendor", split_k=split_k)
+    with pytest.raises(ValueError, match=r"left to the vendor's record: choose\(problem, device, plan\) completes"):
+        _ = VENDOR.splits
 
 
 def test_chains_are_the_recorded_ones(known):
@@ -68,6 +72,8 @@ def test_chains_are_the_recorded_ones(known):
     assert choice.why == "forced by the caller; split_k is that of torch 9 on H100"
     assert choose(GATED, H100, VENDOR).plan.split_k == (1, 3)
     assert choose(replace(PLAIN, m=64), H100, replace(VENDOR, strategy=Strategy.DECODE)).plan.split_k == (2, 2)
+    # No rows have no sums, whatever was recovered.
+    assert choose(replace(PLAIN, m=0), H100, VENDOR).plan.split_k == (1, 1)
     # What is given counts, recorded or not.
     given = choose(replace(PLAIN, m=5), H100, replace(VENDOR, split_k=2))
     assert (given.plan.split_k, given.why) == ((2, 2), "forced by the caller")

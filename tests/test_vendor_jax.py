@@ -9,8 +9,12 @@ from flax import nnx
 from vendor_model import CASES, PLANS, check, drawn_as
 
 from jaxfused import FusedMLP, functional, linen, vendor
+from jaxfused.device import device_of
 from jaxfused.kernels import epilogue
+from parity.contract import plan
+from parity.contract.plan import Plan
 from parity.contract.saved import SAVES
+from parity.contract.vendor import Order, Record, layer
 
 pytestmark = pytest.mark.usefixtures("strict_jax")
 
@@ -43,6 +47,31 @@ def test_grad_and_vmap_run_the_same_plan():
     assert np.array_equal(y, want)
     assert np.isfinite(pull(y)[0]).all()
     assert np.array_equal(jax.vmap(mlp)(given["x"][None])[0], want)
+
+
+def test_vmap_keeps_the_chains_of_a_row(monkeypatch):
+    """As recovered for one row, however many it is folded with."""
+    drawn = drawn_as("silu", False, "float16", Plan(order=Order.VENDOR))
+    given = operands(drawn.arrays)
+    p = drawn.problem
+    layers = (
+        layer(p.dtype, p.in_features, p.hidden_features, True),
+        layer(p.dtype, p.hidden_features, p.out_features, True),
+    )
+    record = Record(vendor="torch 9", chains={key: {1: 2, 4: 1} for key in layers})
+    known = {device_of(given["x"]).name: record}
+    monkeypatch.setattr("parity.contract.vendor.records", lambda: known)
+    monkeypatch.setattr("parity.contract.plan.records", lambda: known)
+    plan._choose.cache_clear()
+
+    def mlp(x):
+        return functional.fused_mlp(**given | {"x": x[None]}, **drawn.options)[0]
+
+    x = given["x"]
+    for rows in (3, 4):
+        one_by_one = np.stack([mlp(row) for row in x[:rows]])
+        assert np.array_equal(jax.vmap(mlp)(x[:rows]), one_by_one)
+    plan._choose.cache_clear()
 
 
 def test_explain_names_the_order():

@@ -63,7 +63,9 @@ def products(problem: Problem) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 
 def recorded(problem: Problem, device: Device) -> tuple[int, int]:
-    """The chains of both GEMMs. Raises KeyError where ``unreplayed`` says why there are none."""
+    """The chains of both GEMMs; of no rows, one. Raises KeyError where ``unreplayed`` says why there are none."""
+    if problem.m == 0:
+        return 1, 1
     chains = records()[device.name].chains
     (up, *_), (down,) = products(problem)
     return chains[up][problem.m], chains[down][problem.m]
@@ -74,7 +76,7 @@ def unreplayed(problem: Problem, device: Device, split_k: object) -> str | None:
     must have been recovered."""
     if problem.precision == "tf32":
         return "the vendor rounds to tf32 in a way of its own, which its order does not replay; use precision ieee"
-    if split_k is not None:
+    if split_k is not None or problem.m == 0:
         return None
     way = "give split_k, or let `python -m parity vendor` recover it"
     record = records().get(device.name)
