@@ -155,8 +155,8 @@ def _evaluate(x, w_up, w_down, w_gate, b_up, b_gate, b_down, activation, precisi
             # vmap may fold a batch into the rows, which other tiles suit.
             chosen, trained = (replace(p, up=None, down=None) for p in (chosen, trained))
         else:
-            # Tiles left open stay open, for the same reason; chains, which are bits, do not. A plan that has no backward
-            # is trained by another.
+            # Tiles left open stay open, for the same reason; chains, which are bits, do not. A plan without a backward
+            # is trained by another one.
             settled = replace(plan, split_k=chosen.split_k)
             trained = settled if trained.strategy is plan.strategy else replace(trained, up=None, down=None)
             chosen = settled
