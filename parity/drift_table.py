@@ -153,8 +153,8 @@ def print_vendor(found: Sequence[Recovered], verdicts: Sequence[Verdict], consol
     lost = [one for one in found if one.chains is None]
     console.print(f"{len(found) - len(lost)} of {len(found)} orders recovered", highlight=False)
     for one in lost:
-        other = f"in {one.balanced} balanced chains" if one.balanced else one.why or "in none that was tried"
-        console.print(f"  {one.layer} at {one.m} rows adds {escape(other)}", highlight=False)
+        why = one.why or "in no order that was tried"
+        console.print(f"  {one.layer} at {one.m} rows: {escape(why)}", highlight=False, soft_wrap=True)
     promised = [one for one in verdicts if one.promised]
     red = [one for one in promised if one.red]
     for one in red:

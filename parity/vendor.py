@@ -38,13 +38,11 @@ SECONDS = 300.0
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Recovered:
     """One layer at ``m`` rows: in how many of the contract's ``chains`` eager sums, None if in none that was tried
-    (``equal``: the share of sums that each gave). ``balanced``: in so many chains by another rule (vendor_worker.py).
-    """
+    (``equal``: the share of sums that each gave)."""
 
     layer: str
     m: int
     chains: int | None = None
-    balanced: int | None = None
     equal: Mapping[str, float] = field(default_factory=dict)
     why: str = ""
 

@@ -8,7 +8,7 @@ from . import protocol
 from .contract.plan import Plan, choose
 from .contract.problem import Problem
 from .protocol import digest
-from .vendor_worker import MEAN, MIXES, STRIDE, Case, Layer, answered, balanced, cuts, digest_of, read, seed
+from .vendor_worker import MEAN, MIXES, STRIDE, Case, Layer, answered, cuts, digest_of, read, seed
 from .worker_torch import Torch
 
 # The most chains that are tried.
@@ -40,7 +40,7 @@ class VendorTorch(Torch):
         return {"rows": [self._recovered(layer, m) for m in layer.rows]}
 
     def _recovered(self, layer: Layer, m: int) -> dict[str, Any]:
-        """How many chains of the contract's give every bit of F.linear, or, where none do, of the other rule's.
+        """How many chains of the contract's give every bit of F.linear.
 
         Each product's terms come twice, with both signs, the second time in another order: what is left is the
         roundings of the sum, and no other order leaves the same.
@@ -58,20 +58,18 @@ class VendorTorch(Torch):
         x, w = torch.cat([a, a[:, order], odd[0]], 1), torch.cat([b, -b[:, order], odd[1]], 1)
         bias = torch.zeros(layer.outer, device=self.device, dtype=dtype) if layer.bias else None
         y = self.reference.stages(x, w, w.new_ones(1, len(w)), b_up=bias, activation="identity")["s"]
-        found: dict[str, Any] = {"m": m, "chains": None, "balanced": None, "equal": {}}
-        for name, rule in (("chains", cuts), ("balanced", balanced)):
-            tried: set[tuple] = set()
-            for chains in range(1, MOST + 1):
-                ranges = rule(layer.inner, chains)
-                if tuple(ranges) in tried:
-                    continue
-                tried.add(tuple(ranges))
-                total = self._sum(x, w, ranges, layer.dtype)
-                equal = int(((total if bias is None else total + bias).to(dtype) == y).sum()) / y.numel()
-                if name == "chains":
-                    found["equal"][chains] = equal
-                if equal == 1.0:
-                    return found | {name: chains}
+        found: dict[str, Any] = {"m": m, "chains": None, "equal": {}}
+        tried: list[list[tuple[int, int]]] = []
+        for chains in range(1, MOST + 1):
+            ranges = cuts(layer.inner, chains)
+            if ranges in tried:
+                continue
+            tried.append(ranges)
+            total = self._sum(x, w, ranges, layer.dtype)
+            equal = int(((total if bias is None else total + bias).to(dtype) == y).sum()) / y.numel()
+            found["equal"][chains] = equal
+            if equal == 1.0:
+                return found | {"chains": chains}
         return found
 
     def _sum(self, x: Any, w: Any, ranges: list[tuple[int, int]], dtype: str) -> Any:

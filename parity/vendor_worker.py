@@ -11,7 +11,7 @@ from typing import Any
 from .contract.plan import Plan
 from .contract.problem import Problem
 from .contract.request import NAMES
-from .contract.tiles import CHAIN_STEP, chain_length
+from .contract.tiles import chain_length
 from .protocol import plan_from_dict
 
 # Of a hash of 32 bits, four bytes are added: about normal, and a whole number that every type rounds alike.
@@ -101,15 +101,3 @@ def cuts(inner: int, chains: int) -> list[tuple[int, int]]:
     """Where the contract's ``chains`` begin and end."""
     length = chain_length(inner, chains)
     return [(start, min(start + length, inner)) for start in range(0, inner, length)]
-
-
-def balanced(inner: int, chains: int) -> list[tuple[int, int]]:
-    """Another rule: as many steps in each chain, one more in the first ones where they do not divide."""
-    steps = -(inner // -CHAIN_STEP)
-    each, more = divmod(steps, chains)
-    found, start = [], 0
-    for i in range(chains):
-        stop = min(inner, start + CHAIN_STEP * (each + (i < more)))
-        found += [(start, stop)] if stop > start else []
-        start = stop
-    return found

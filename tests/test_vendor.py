@@ -20,7 +20,7 @@ from parity.contract.vendor import Order, Record
 from parity.drift_table import print_vendor
 from parity.process import Spec, Worker, specs
 from parity.vendor import Lanes, Recovered, cases, described, layers, merged, problems, recover, replay
-from parity.vendor_worker import Case, Layer, balanced, cuts, read
+from parity.vendor_worker import Case, Layer, cuts, read
 
 HERE = Path(__file__).parent
 WORKLOADS = HERE.parent / "bench/workloads.json"
@@ -69,25 +69,24 @@ def test_questions_travel():
 
 @pytest.mark.parametrize("inner", [1, 64, 100, 4096, 6400, 14336])
 @pytest.mark.parametrize("chains", [1, 2, 3, 7])
-def test_both_rules_cut_a_sum_into_its_terms(inner, chains):
-    for rule in (cuts, balanced):
-        ranges = rule(inner, chains)
-        assert ranges[0][0] == 0
-        assert ranges[-1][1] == inner
-        assert all(stop == start for (_, stop), (start, _) in pairwise(ranges))
-        assert all(start % 64 == 0 and stop > start for start, stop in ranges)
-    assert all(stop - start == chain_length(inner, chains) for start, stop in cuts(inner, chains)[:-1])
+def test_a_sum_is_cut_into_its_terms(inner, chains):
+    ranges = cuts(inner, chains)
+    assert ranges[0][0] == 0
+    assert ranges[-1][1] == inner
+    assert all(stop == start for (_, stop), (start, _) in pairwise(ranges))
+    assert all(start % 64 == 0 and stop > start for start, stop in ranges)
+    assert all(stop - start == chain_length(inner, chains) for start, stop in ranges[:-1])
 
 
 def test_orders_are_recovered_and_a_case_is_promised_where_both_are():
     with lanes() as workers:
         found = list(recover(workers, [LAYER, replace(LAYER, inner=64)]))
         assert workers.greetings["torch"]["vendor"] == "torch 9"
-    assert [(one.layer, one.m, one.chains, one.balanced) for one in found] == [
-        ("bfloat16 8192-512 bias", 1, 2, None),
-        ("bfloat16 8192-512 bias", 5, None, 7),
-        ("bfloat16 64-512 bias", 1, 1, None),
-        ("bfloat16 64-512 bias", 5, None, 7),
+    assert [(one.layer, one.m, one.chains) for one in found] == [
+        ("bfloat16 8192-512 bias", 1, 2),
+        ("bfloat16 8192-512 bias", 5, None),
+        ("bfloat16 64-512 bias", 1, 1),
+        ("bfloat16 64-512 bias", 5, None),
     ]
     known = {("bfloat16 4096-8192", 16): 1, ("bfloat16 8192-512", 16): 2}
     tiled, decode = cases([MLP], known)
@@ -126,13 +125,13 @@ def test_a_bit_that_differs_is_red_where_it_is_promised(fault, why):
 
 
 def test_what_is_printed_says_what_is_red(capsys):
-    found = [Recovered(layer="bfloat16 8-8", m=5, balanced=3), Recovered(layer="bfloat16 8-8", m=1, chains=1)]
+    found = [Recovered(layer="bfloat16 8-8", m=5), Recovered(layer="bfloat16 8-8", m=1, chains=1)]
     with lanes("torchfused", count=1) as workers:
         verdicts = list(replay(workers, [(Case(problem=MLP, plan=Plan(order=Order.VENDOR, split_k=1)), True)]))
     print_vendor(found, verdicts, Console(width=120))
     text = capsys.readouterr().out
     assert "1 of 2 orders recovered" in text
-    assert "bfloat16 8-8 at 5 rows adds in 3 balanced chains" in text
+    assert "bfloat16 8-8 at 5 rows: in no order that was tried" in text
     assert "y 2, h 1" in text
     assert "0 of 1 promised MLPs have every bit of torch's eager, in both twins" in text
     assert json.loads(json.dumps(described(found, verdicts)))["cases"][0]["red"]

@@ -23,9 +23,9 @@ class Fake:
         if isinstance(asked, Case):
             return said | self.case(asked)
         rows = [
-            {"m": m, "chains": None, "balanced": 7, "equal": {"1": 0.5}}
+            {"m": m, "chains": None, "equal": {"1": 0.5}}
             if m == 5
-            else {"m": m, "chains": 1 + (asked.inner > 4096), "balanced": None, "equal": {"1": 1.0}}
+            else {"m": m, "chains": 1 + (asked.inner > 4096), "equal": {"1": 1.0}}
             for m in asked.rows
         ]
         return said | {"rows": rows}
