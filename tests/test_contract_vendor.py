@@ -4,6 +4,7 @@ with."""
 import json
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ PLAIN = Problem(
 )
 GATED = replace(PLAIN, gated=True, bias_gate=True)
 VENDOR = Plan(order=Order.VENDOR)
+RESULTS = Path(__file__).parents[1] / "bench/results"
 
 
 @pytest.fixture
@@ -141,6 +143,18 @@ def test_the_table_is_one_of_layers_and_rows():
             assert rows
             assert all(m > 0 and 0 < chains <= 64 for m, chains in rows.items())
     assert FILE.read_text().endswith("}\n")
+
+
+def test_what_is_recorded_is_what_was_measured():
+    """Nothing without evidence, and nothing left out: the record is the committed run's 16-bit orders."""
+    measured = json.loads((RESULTS / "h100/parity/vendor.json").read_text())
+    facts = measured["environment"]
+    (name, record), *others = records().items()
+    assert not others
+    assert (name, record.vendor) == (facts["gpu"], facts["workers"]["torch"]["vendor"])
+    layers = [one for one in measured["layers"] if not one["layer"].startswith("float32")]
+    found = {(one["layer"], one["m"], one["chains"]) for one in layers if one["chains"]}
+    assert {(one, m, chains) for one, rows in record.chains.items() for m, chains in rows.items()} == found
 
 
 def test_the_vendors_functions_are_what_they_are_called():
