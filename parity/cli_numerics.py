@@ -210,7 +210,7 @@ def vendor(
     from .drift_table import print_vendor
     from .process import Worker
     from .report import write_atomically
-    from .vendor import SCHEMA, Lanes, cases, described, layers, merged, problems, recover, replay
+    from .vendor import SCHEMA, Lanes, described, layers, merged, mlps, problems, recover, replay
 
     options.check_writable(json)
     here = options.here("gpu")
@@ -225,13 +225,13 @@ def vendor(
             if one.chains is None:
                 options.say(f"{one.layer} at {one.m} rows: {one.why or 'in no order that was tried'}")
         known = {(one.layer, one.m): one.chains for one in found if one.chains}
-        verdicts = []
-        for verdict in replay(workers, cases(asked, known)):
-            verdicts.append(verdict)
-            options.say(f"{'RED' if verdict.red else 'ok'} {verdict}")
+        replays = []
+        for one in replay(workers, mlps(asked, known)):
+            replays.append(one)
+            options.say(f"{'RED' if one.red else 'ok'} {one}")
         facts = here.facts(commit) | {"workers": workers.greetings}
-    options.write(json, SCHEMA, facts, described(found, verdicts))
+    options.write(json, SCHEMA, facts, described(found, replays))
     if merge:
         write_atomically(FILE, merged(found, here.gpu.device.name, facts["workers"]["torch"]["vendor"]))
-    print_vendor(found, verdicts, console)
-    raise typer.Exit(int(any(verdict.red for verdict in verdicts)))
+    print_vendor(found, replays, console)
+    raise typer.Exit(int(any(one.red for one in replays)))

@@ -10,7 +10,7 @@ from rich.table import Table
 from .golden import Prediction
 from .probes import Facts
 from .table import headed
-from .vendor import Recovered, Verdict
+from .vendor import Recovered, Replay
 
 
 def print_prediction(check: Prediction, console: Console) -> None:
@@ -142,10 +142,10 @@ def print_facts(found: Sequence[Facts], console: Console) -> None:
     console.print(table, highlight=False)
 
 
-def print_vendor(found: Sequence[Recovered], verdicts: Sequence[Verdict], console: Console) -> None:
+def print_vendor(found: Sequence[Recovered], replays: Sequence[Replay], console: Console) -> None:
     """A line an MLP, and what is not promised or red."""
     table = headed("MLP", "plan", "torchfused", "jaxfused", "other bits")
-    for one in verdicts:
+    for one in replays:
         cells = ("[green]equal[/]" if equal else "[red]other[/]" for equal in one.equal.values())
         differ = ", ".join(f"{stage} {count}" for stage, count in one.differ.items() if count)
         table.add_row(*str(one).split(" in the vendor's order", 1)[0].rsplit(" ", 1), *cells, differ or escape(one.why))
@@ -155,7 +155,7 @@ def print_vendor(found: Sequence[Recovered], verdicts: Sequence[Verdict], consol
     for one in lost:
         why = one.why or "in no order that was tried"
         console.print(f"  {one.layer} at {one.m} rows: {escape(why)}", highlight=False, soft_wrap=True)
-    promised = [one for one in verdicts if one.promised]
+    promised = [one for one in replays if one.promised]
     red = [one for one in promised if one.red]
     for one in red:
         console.print(f"[bold red]RED[/] {escape(str(one))} {escape(one.why)}", highlight=False, soft_wrap=True)

@@ -1,6 +1,6 @@
 """``parity vendor``: in how many chains torch's eager GEMMs sum, and whether both twins give its MLP's every bit so.
 
-A 16-bit case is promised where the order of both its GEMMs was recovered; then a single other bit of y is red.
+A 16-bit MLP is promised where the order of both its GEMMs was recovered; then a single other bit of y is red.
 """
 
 import json
@@ -17,7 +17,7 @@ from .contract.plan import DECODE_CHAINS, Plan, Strategy
 from .contract.problem import Problem
 from .contract.vendor import Order, products
 from .process import Message, Worker, WorkerError
-from .vendor_worker import Case, Layer
+from .vendor_worker import Layer, Mlp
 
 SCHEMA = "parity.vendor/1"
 HALF_ROWS = (1, 4, 16, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
@@ -48,7 +48,7 @@ class Recovered:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Verdict:
+class Replay:
     """One MLP: of ``total`` elements of y, how many ``differ`` between torchfused and eager, by stage where any do; and
     which runners have eager's y. ``promised``: both orders are known, and kept."""
 
@@ -161,7 +161,7 @@ def recover(lanes: Lanes, asked: Sequence[Layer]) -> Iterator[Recovered]:
             yield from (Recovered(layer=name, **row) for row in said["torch"]["rows"])
 
 
-def cases(asked: Iterable[Problem], known: Mapping[tuple[str, int], int]) -> list[tuple[Case, bool]]:
+def mlps(asked: Iterable[Problem], known: Mapping[tuple[str, int], int]) -> list[tuple[Mlp, bool]]:
     """Each MLP under the plans that replay it, and whether that is promised; one chain each where no order is known."""
     found = []
     for problem in asked:
@@ -169,26 +169,26 @@ def cases(asked: Iterable[Problem], known: Mapping[tuple[str, int], int]) -> lis
         splits = known.get((up, problem.m)), known.get((down, problem.m))
         plan = Plan(order=Order.VENDOR, split_k=(splits[0] or 1, splits[1] or 1))
         promised = None not in splits and problem.dtype in KEPT
-        found.append((Case(problem=problem, plan=plan), promised))
+        found.append((Mlp(problem=problem, plan=plan), promised))
         if problem.m in DECODED and all(n <= DECODE_CHAINS and not n & (n - 1) for n in plan.splits):
-            found.append((Case(problem=problem, plan=replace(plan, strategy=Strategy.DECODE)), promised))
+            found.append((Mlp(problem=problem, plan=replace(plan, strategy=Strategy.DECODE)), promised))
     return found
 
 
-def replay(lanes: Lanes, asked: Sequence[tuple[Case, bool]]) -> Iterator[Verdict]:
-    """Both twins against eager, case by case."""
-    answers = lanes.ask(("jax", "torch"), [case for case, _ in asked])
-    for (case, promised), said in zip(asked, answers, strict=True):
+def replay(lanes: Lanes, asked: Sequence[tuple[Mlp, bool]]) -> Iterator[Replay]:
+    """Both twins against eager, MLP by MLP."""
+    answers = lanes.ask(("jax", "torch"), [mlp for mlp, _ in asked])
+    for (mlp, promised), said in zip(asked, answers, strict=True):
         jax, torch = said["jax"], said["torch"]
-        verdict = Verdict(problem=case.problem, plan=str(case.plan), promised=promised)
+        one = Replay(problem=mlp.problem, plan=str(mlp.plan), promised=promised)
         why = "; ".join(f"{name}: {answer['error']}" for name, answer in said.items() if answer["error"])
         if not why and jax["operands"] != torch["operands"]:
             why = "the workers drew different operands"
         if why:
-            yield replace(verdict, why=why)
+            yield replace(one, why=why)
             continue
         equal = {"torchfused": torch["torchfused"] == torch["eager"], "jaxfused": jax["jaxfused"] == torch["eager"]}
-        yield replace(verdict, total=torch["total"], equal=equal, differ=torch["differ"], at=torch["at"])
+        yield replace(one, total=torch["total"], equal=equal, differ=torch["differ"], at=torch["at"])
 
 
 def merged(found: Iterable[Recovered], device: str, vendor: str) -> str:
@@ -231,9 +231,9 @@ def _order(layer: str) -> tuple:
     return dtype, *map(int, sizes.split("-")), len(bias)
 
 
-def described(found: Sequence[Recovered], verdicts: Sequence[Verdict]) -> dict[str, Any]:
+def described(found: Sequence[Recovered], replays: Sequence[Replay]) -> dict[str, Any]:
     """Everything, for JSON."""
     return {
         "layers": [asdict(one) for one in found],
-        "cases": [asdict(one) | {"red": one.red} for one in verdicts],
+        "cases": [asdict(one) | {"red": one.red} for one in replays],
     }

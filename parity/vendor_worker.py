@@ -35,14 +35,14 @@ class Layer:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Case:
+class Mlp:
     """One MLP, by ``plan`` and by torch's eager operations."""
 
     problem: Problem
     plan: Plan
 
     def to_json(self) -> str:
-        return json.dumps({"case": asdict(self)})
+        return json.dumps({"mlp": asdict(self)})
 
     @property
     def options(self) -> dict[str, Any]:
@@ -78,15 +78,15 @@ def seed(name: str) -> int:
     return 0x1000193 * (1 + NAMES.index(name))
 
 
-def read(line: str) -> Layer | Case:
+def read(line: str) -> Layer | Mlp:
     """The question that a line is."""
     fields = json.loads(line)
     if "layer" in fields:
         return Layer(**fields["layer"] | {"rows": tuple(fields["layer"]["rows"])})
-    case = fields["case"]
-    plan = plan_from_dict(case["plan"])
+    mlp = fields["mlp"]
+    plan = plan_from_dict(mlp["plan"])
     assert plan
-    return Case(problem=Problem(**case["problem"]), plan=plan)
+    return Mlp(problem=Problem(**mlp["problem"]), plan=plan)
 
 
 def answered(compute: Any, *arguments: Any) -> dict[str, Any]:

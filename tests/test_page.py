@@ -31,7 +31,7 @@ from parity.tokens_model import config
 from parity.train import RUNNERS
 from parity.train_model import vocabulary
 from parity.tree import Tree
-from parity.vendor import Recovered, Verdict
+from parity.vendor import Recovered, Replay
 from parity.vendor import described as replayed
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -115,9 +115,9 @@ def folder(tmp_path_factory) -> Path:
     same, other = ({"torchfused": equal, "jaxfused": True} for equal in (True, False))
     told = {"problem": CASE.problem, "plan": "tiled", "total": 64}
     ours = [
-        Verdict(**told, promised=True, equal=same),
-        Verdict(**told, promised=True, equal=other, differ={"y": 7}),
-        Verdict(**told, promised=False, equal=other, differ={"y": 9}),
+        Replay(**told, promised=True, equal=same),
+        Replay(**told, promised=True, equal=other, differ={"y": 7}),
+        Replay(**told, promised=False, equal=other, differ={"y": 9}),
     ]
     written(path, "vendor", replayed(layers, ours))
     for name, text in STRANGE.items():

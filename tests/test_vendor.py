@@ -19,8 +19,8 @@ from parity.contract.tiles import chain_length
 from parity.contract.vendor import Order, Record
 from parity.drift_table import print_vendor
 from parity.process import Spec, Worker, specs
-from parity.vendor import Lanes, Recovered, cases, described, layers, merged, problems, recover, replay
-from parity.vendor_worker import Case, Layer, cuts, read
+from parity.vendor import Lanes, Recovered, described, layers, merged, mlps, problems, recover, replay
+from parity.vendor_worker import Layer, Mlp, cuts, read
 
 HERE = Path(__file__).parent
 WORKLOADS = HERE.parent / "bench/workloads.json"
@@ -63,7 +63,7 @@ def test_what_is_run_is_every_workload_and_activation():
 
 
 def test_questions_travel():
-    for question in (LAYER, Case(problem=MLP, plan=Plan(order=Order.VENDOR, split_k=(1, 2)))):
+    for question in (LAYER, Mlp(problem=MLP, plan=Plan(order=Order.VENDOR, split_k=(1, 2)))):
         assert read(question.to_json()) == question
 
 
@@ -78,7 +78,7 @@ def test_a_sum_is_cut_into_its_terms(inner, chains):
     assert all(stop - start == chain_length(inner, chains) for start, stop in ranges[:-1])
 
 
-def test_orders_are_recovered_and_a_case_is_promised_where_both_are():
+def test_orders_are_recovered_and_an_mlp_is_promised_where_both_are():
     with lanes() as workers:
         found = list(recover(workers, [LAYER, replace(LAYER, inner=64)]))
         assert workers.greetings["torch"]["vendor"] == "torch 9"
@@ -89,13 +89,13 @@ def test_orders_are_recovered_and_a_case_is_promised_where_both_are():
         ("bfloat16 64-512 bias", 5, None),
     ]
     known = {("bfloat16 4096-8192", 16): 1, ("bfloat16 8192-512", 16): 2}
-    tiled, decode = cases([MLP], known)
-    assert tiled == (Case(problem=MLP, plan=Plan(order=Order.VENDOR, split_k=(1, 2))), True)
+    tiled, decode = mlps([MLP], known)
+    assert tiled == (Mlp(problem=MLP, plan=Plan(order=Order.VENDOR, split_k=(1, 2))), True)
     assert decode[0].plan == replace(tiled[0].plan, strategy=Strategy.DECODE)
     # Three chains at once are none of decode's; an order that is not known is not promised.
-    (only,) = cases([MLP], known | {("bfloat16 8192-512", 16): 3})
+    (only,) = mlps([MLP], known | {("bfloat16 8192-512", 16): 3})
     assert only[0].plan.split_k == (1, 3)
-    assert not any(promised for _, promised in cases([MLP], {("bfloat16 4096-8192", 16): 1}))
+    assert not any(promised for _, promised in mlps([MLP], {("bfloat16 4096-8192", 16): 1}))
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_orders_are_recovered_and_a_case_is_promised_where_both_are():
 )
 def test_a_bit_that_differs_is_red_where_it_is_promised(fault, why):
     plan = Plan(order=Order.VENDOR, split_k=1)
-    asked = [(Case(problem=MLP, plan=plan), promised) for promised in (True, False)]
+    asked = [(Mlp(problem=MLP, plan=plan), promised) for promised in (True, False)]
     with lanes(count=1) as workers:
         assert not any(one.red for one in replay(workers, asked))
     with lanes(fault, count=1) as workers:
@@ -127,14 +127,14 @@ def test_a_bit_that_differs_is_red_where_it_is_promised(fault, why):
 def test_what_is_printed_says_what_is_red(capsys):
     found = [Recovered(layer="bfloat16 8-8", m=5), Recovered(layer="bfloat16 8-8", m=1, chains=1)]
     with lanes("torchfused", count=1) as workers:
-        verdicts = list(replay(workers, [(Case(problem=MLP, plan=Plan(order=Order.VENDOR, split_k=1)), True)]))
-    print_vendor(found, verdicts, Console(width=120))
+        replays = list(replay(workers, [(Mlp(problem=MLP, plan=Plan(order=Order.VENDOR, split_k=1)), True)]))
+    print_vendor(found, replays, Console(width=120))
     text = capsys.readouterr().out
     assert "1 of 2 orders recovered" in text
     assert "bfloat16 8-8 at 5 rows: in no order that was tried" in text
     assert "y 2, h 1" in text
     assert "0 of 1 promised MLPs have every bit of torch's eager, in both twins" in text
-    assert json.loads(json.dumps(described(found, verdicts)))["cases"][0]["red"]
+    assert json.loads(json.dumps(described(found, replays)))["cases"][0]["red"]
 
 
 def test_a_record_keeps_what_was_not_asked_again(monkeypatch):
@@ -171,7 +171,7 @@ def test_real_workers_draw_the_same_operands_and_agree():
         m=5, in_features=16, hidden_features=16, out_features=16, activation="relu2", gated=True, bias_up=True,
         bias_down=True, dtype="float16",
     )  # fmt: skip
-    asked = [(Case(problem=mlp, plan=Plan(order=Order.VENDOR, split_k=1)), True)]
+    asked = [(Mlp(problem=mlp, plan=Plan(order=Order.VENDOR, split_k=1)), True)]
     layer = Layer(dtype="float16", inner=131, outer=40, bias=True, rows=(3,))
     with Lanes([[Worker(spec) for spec in specs("cpu", "vendor")]]) as workers:
         (verdict,) = replay(workers, asked)

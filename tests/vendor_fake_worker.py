@@ -5,7 +5,7 @@ import os
 import sys
 
 from parity import protocol
-from parity.vendor_worker import Case, read
+from parity.vendor_worker import Mlp, read
 
 
 class Fake:
@@ -20,8 +20,8 @@ class Fake:
         if self.fault == "crash":
             os.abort()
         said = {"spent": False, "error": "ValueError: no" if self.fault == f"raise {self.framework}" else ""}
-        if isinstance(asked, Case):
-            return said | self.case(asked)
+        if isinstance(asked, Mlp):
+            return said | self.mlp(asked)
         rows = [
             {"m": m, "chains": None, "equal": {"1": 0.5}}
             if m == 5
@@ -30,7 +30,7 @@ class Fake:
         ]
         return said | {"rows": rows}
 
-    def case(self, case: Case):
+    def mlp(self, mlp: Mlp):
         operands = "other" if self.fault == f"operands {self.framework}" else "drawn"
         if self.framework == "jax":
             return {"operands": operands, "jaxfused": "b" if self.fault == "jaxfused" else "a"}
