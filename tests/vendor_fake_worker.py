@@ -1,5 +1,6 @@
 """A worker of `parity vendor` without a framework: ``python -m vendor_fake_worker jax|torch``. Eager sums over more
-than 4096 terms in two chains, or by no order at 5 rows; ``PARITY_FAULT`` makes a runner wrong."""
+than 4096 terms in two chains (with the fault "chains" in three), or by no order at 5 rows (with "lost" at 1, too);
+another ``PARITY_FAULT`` makes a runner wrong."""
 
 import os
 import sys
@@ -22,10 +23,10 @@ class Fake:
         said = {"spent": False, "error": "ValueError: no" if self.fault == f"raise {self.framework}" else ""}
         if isinstance(asked, Mlp):
             return said | self.mlp(asked)
+        chains = 1 + (asked.inner > 4096) * (2 if self.fault == "chains" else 1)
+        lost = (1, 5) if self.fault == "lost" else (5,)
         rows = [
-            {"m": m, "chains": None, "equal": {"1": 0.5}}
-            if m == 5
-            else {"m": m, "chains": 1 + (asked.inner > 4096), "equal": {"1": 1.0}}
+            {"m": m, "chains": None if m in lost else chains, "equal": {"1": 0.5 if m in lost else 1.0}}
             for m in asked.rows
         ]
         return said | {"rows": rows}
