@@ -70,6 +70,9 @@ def test_chains_are_the_recorded_ones(known):
     assert choice.why == "forced by the caller; split_k is that of torch 9 on H100"
     assert choose(GATED, H100, VENDOR).plan.split_k == (1, 3)
     assert choose(replace(PLAIN, m=64), H100, replace(VENDOR, strategy=Strategy.DECODE)).plan.split_k == (2, 2)
+    # The build on record; and one that does not matter where nothing is left to the record.
+    assert choose(PLAIN, replace(H100, vendor="torch 9"), VENDOR).plan == choice.plan
+    assert choose(PLAIN, replace(H100, vendor="torch 10"), replace(VENDOR, split_k=(1, 3))).plan == choice.plan
     # What is given counts, recorded or not.
     given = choose(replace(PLAIN, m=5), H100, replace(VENDOR, split_k=2))
     assert (given.plan.split_k, given.why) == ((2, 2), "forced by the caller")
@@ -106,6 +109,12 @@ DECODE = replace(VENDOR, strategy=Strategy.DECODE)
             H100,
             VENDOR,
             "torch 9 sums bfloat16 1024-4096 bias and bfloat16 1024-4096 in different orders, ours sums both in one",
+        ),
+        (
+            PLAIN,
+            replace(H100, vendor="torch 10"),
+            VENDOR,
+            f"the vendor's order on H100 was recovered of torch 9, this is torch 10; {WAY}",
         ),
         (PLAIN, H100, DECODE, "decode sums 1, 2, 4 or 8 chains at once, split_k is (1, 3); use one of these, or tiled"),
         (
