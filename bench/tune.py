@@ -35,7 +35,7 @@ class Settings:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Order:
+class Trial:
     """One launch to be measured, as the first of the cases that has it makes it, and the tilings to try."""
 
     work: Work
@@ -52,7 +52,7 @@ class Order:
         }
 
     @classmethod
-    def from_json(cls, fields: dict) -> "Order":
+    def from_json(cls, fields: dict) -> "Trial":
         tilings = tuple(map(Tiling.parse, fields["tilings"]))
         return cls(**{**fields, "work": Work(**fields["work"]), "tilings": tilings})
 
@@ -70,20 +70,20 @@ def cases_of(texts: Iterable[str]) -> list[Case]:
     return [replace(case, mode=mode) for mode in MODES for case in found] or suite("tune")
 
 
-def orders(cases: Iterable[Case], device: Device) -> list[Order]:
+def trials(cases: Iterable[Case], device: Device) -> list[Trial]:
     """The launches of the cases' forward passes and, where a case says so, of their gradients: in order, each once,
     whichever workload it comes from."""
-    found: dict[Work, Order] = {}
+    found: dict[Work, Trial] = {}
     for case in cases:
         problem = case.problem
         for work in (*forward_of(problem), *(backward_of(problem) if case.mode != "forward" else ())):
-            order = Order(
+            trial = Trial(
                 work=work,
                 activation=problem.activation if work.kind in ("activated", "hidden_bwd") else "identity",
                 biases=problem.bias_up and work.kind in ("linear", "activated"),
                 tilings=tuple(candidates(work, device)),
             )
-            found.setdefault(work, order)
+            found.setdefault(work, trial)
     return list(found.values())
 
 
@@ -118,18 +118,18 @@ class Tune:
         if device.capability != (9, 0):
             major, minor = device.capability
             raise Unfit(f"the hopper backend needs compute capability 9.0, {device.name} has {major}.{minor}")
-        todo = orders(self._settings.cases, device)
+        todo = trials(self._settings.cases, device)
         if self._settings.missing:
-            todo = [order for order in todo if order.work not in table.known(device)]
+            todo = [trial for trial in todo if trial.work not in table.known(device)]
         about = environment.describe(self._settings.device, hello["versions"], self._settings.commit)
         about = {name: about[name] for name in ("date", "driver", "versions", "commit")}
         date = about.pop("date")
         compiling = min(COMPILE_S, COMPILING * self._left())
-        self._prepare("compile", compiling + WARM_S, orders=[order.to_json() for order in todo], seconds=compiling)
+        self._prepare("compile", compiling + WARM_S, trials=[trial.to_json() for trial in todo], seconds=compiling)
         self._prepare("warm", WARM_S)
         failed, slowest = 0, 0.0
-        for i, order in enumerate(todo):
-            place = f"[{i + 1}/{len(todo)}] {order.work}"
+        for i, trial in enumerate(todo):
+            place = f"[{i + 1}/{len(todo)}] {trial.work}"
             if self._left() <= slowest:
                 self._say(f"{place}: the time is used up")
                 break
@@ -138,16 +138,16 @@ class Tune:
                 if not self._worker.alive:
                     self._worker.start()
                 limit = self._limit(MEASURE_S)
-                found = self._worker.call("measure", timeout=limit, order=order.to_json())["us"]
+                found = self._worker.call("measure", timeout=limit, trial=trial.to_json())["us"]
             except WorkerError as error:
                 failed += self._left() > 0
                 self._say(f"{place}: {error.during} {error}")
                 continue
             slowest = max(slowest, time.monotonic() - began)
             us = {Tiling.parse(text): value for text, value in found.items()}
-            table.merge(device, date, about, order.work, us)
+            table.merge(device, date, about, trial.work, us)
             table.save()
-            best, model = min(us, key=us.__getitem__), modelled(order.work, device)
+            best, model = min(us, key=us.__getitem__), modelled(trial.work, device)
             self._say(f"{place}: {best} {us[best]:.1f} us; the model's {model} {us[model]:.1f} us")
         return failed
 

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from parity.contract.problem import Device, smem_of
 
 from .protocol import serve
-from .tune import Order
+from .tune import Trial
 from .worker_fake import MATMUL, noisy
 
 DEVICE = Device(kind="gpu", name="made-up times", sm_count=132, smem_bytes=smem_of((9, 0)), capability=(9, 0))
@@ -24,11 +24,11 @@ class FakeTuner:
     def warm(self) -> dict:
         return {"seconds": 0.0}
 
-    def compile(self, *, orders: list[dict], seconds: float) -> dict:
-        return {"launches": len(orders), "compiled": 0, "seconds": 0.0}
+    def compile(self, *, trials: list[dict], seconds: float) -> dict:
+        return {"launches": len(trials), "compiled": 0, "seconds": 0.0}
 
-    def measure(self, *, order: dict, emit: Callable[[str], None]) -> dict:
-        wanted = Order.from_json(order)
+    def measure(self, *, trial: dict, emit: Callable[[str], None]) -> dict:
+        wanted = Trial.from_json(trial)
         time.sleep(float(os.environ.get("BENCH_FAKE_PAUSE", "0")))
         us = {}
         for tiling in wanted.tilings:

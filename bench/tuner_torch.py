@@ -29,7 +29,7 @@ from torchfused.launch_tiled_hopper import hidden_bwd, linear, product
 from . import timer_torch
 from .gpu import find
 from .protocol import serve
-from .tune import Order
+from .tune import Trial
 
 # The most launches of a chain.
 LAYERS = 32
@@ -58,23 +58,23 @@ class TorchTuner:
         gc.freeze()
         return {"seconds": round(timer_torch.settle(self._device, find()), 1)}
 
-    def compile(self, *, orders: list[dict], seconds: float) -> dict:
-        """Every binary that the orders need, by launching each once on few operands; those that ``seconds`` leave
+    def compile(self, *, trials: list[dict], seconds: float) -> dict:
+        """Every binary that the trials need, by launching each once on few operands; those that ``seconds`` leave
         undone are compiled when they are measured."""
-        start, todo = time.monotonic(), variants(map(Order.from_json, orders))
+        start, todo = time.monotonic(), variants(map(Trial.from_json, trials))
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            running = [pool.submit(self._launched, order) for order in todo]
+            running = [pool.submit(self._launched, trial) for trial in todo]
             done, _ = wait(running, timeout=seconds)
             pool.shutdown(wait=False, cancel_futures=True)
         torch.cuda.synchronize()
         compiled = sum(not future.cancelled() and future.exception() is None for future in done)
         return {"launches": len(todo), "compiled": compiled, "seconds": round(time.monotonic() - start, 1)}
 
-    def measure(self, *, order: dict, emit: Callable[[str], None]) -> dict:
+    def measure(self, *, trial: dict, emit: Callable[[str], None]) -> dict:
         """``us``: tiling -> median microseconds. Raises RuntimeError where two tilings' results differ."""
         # What the launch before this one held.
         torch.cuda.empty_cache()
-        wanted = Order.from_json(order)
+        wanted = Trial.from_json(trial)
         l2 = torch.cuda.get_device_properties(self._device).L2_cache_size
         first = operands(wanted, self._device)
         count = max(1, min(LAYERS, -(-4 * l2 // size_of(first))))
@@ -93,23 +93,23 @@ class TorchTuner:
         blocks = [timer_torch.block(programs, reverse) for reverse in (False, True)]
         return {"us": {p.key: round(median(s for b in blocks for s in b[p.key]["kernel"]), 2) for p in programs}}
 
-    def _launched(self, order: Order) -> None:
-        launch(order, order.tilings[0], [operands(order, self._device)])
+    def _launched(self, trial: Trial) -> None:
+        launch(trial, trial.tilings[0], [operands(trial, self._device)])
 
 
-def variants(orders: Iterable[Order]) -> list[Order]:
-    """A small launch for each binary that the orders need: sizes and the order of tiles are no part of one."""
-    found: dict[tuple, Order] = {}
-    for order in orders:
-        for tiling in order.tilings:
-            small = replace(order, work=replace(order.work, **SMALL), tilings=(tiling,))
+def variants(trials: Iterable[Trial]) -> list[Trial]:
+    """A small launch for each binary that the trials need: sizes and the order of tiles are no part of one."""
+    found: dict[tuple, Trial] = {}
+    for trial in trials:
+        for tiling in trial.tilings:
+            small = replace(trial, work=replace(trial.work, **SMALL), tilings=(tiling,))
             found.setdefault((small.work, small.activation, small.biases, tiling.tiles), small)
     return list(found.values())
 
 
-def operands(order: Order, device: torch.device) -> dict[str, Any]:
+def operands(trial: Trial, device: torch.device) -> dict[str, Any]:
     """Those of one launch, by its room's names, drawn from a normal distribution; sums are of its size too."""
-    work: Work = order.work
+    work: Work = trial.work
     m, n, k, gated = work.rows, work.outer, work.inner, work.gated
 
     def of(*shape: int, scale: float = 1.0) -> Tensor:
@@ -119,7 +119,7 @@ def operands(order: Order, device: torch.device) -> dict[str, Any]:
     if work.kind == "hidden_bwd":
         return {"dy": of(m, k), "w": weight(k, n), "saved": {name: of(m, n) for name in ("s", *("u",) * gated)}}
     if work.kind in ("linear", "activated"):
-        biases = [of(n) if order.biases and there else None for there in (True, gated)]
+        biases = [of(n) if trial.biases and there else None for there in (True, gated)]
         return {
             "x": of(m, k), "w": weight(n, k), "b": biases[0], "gate": weight(n, k) if gated else None,
             "b_gate": biases[1],
@@ -130,15 +130,15 @@ def operands(order: Order, device: torch.device) -> dict[str, Any]:
     return {"a": left[0], "b": right[0]} | ({"a2": left[1], "b2": right[1]} if gated else {})
 
 
-def launch(order: Order, tiling: Tiling, chain: list[dict[str, Any]]) -> list[Tensor]:
+def launch(trial: Trial, tiling: Tiling, chain: list[dict[str, Any]]) -> list[Tensor]:
     """One launch for each operands of the chain; the results of the last."""
     found: list[Tensor] = []
-    options: dict[str, Any] = {"activation": order.activation, "precision": "ieee"}
+    options: dict[str, Any] = {"activation": trial.activation, "precision": "ieee"}
     for given in chain:
         device = device_of(next(iter(given.values())))
-        if order.work.kind == "hidden_bwd":
+        if trial.work.kind == "hidden_bwd":
             out = hidden_bwd(device, **given, **options, tiling=tiling)
-        elif order.work.kind in ("linear", "activated"):
+        elif trial.work.kind in ("linear", "activated"):
             gemm = Gemm(tiles=tiling.tiles, split_k=1)
             out = linear(gemm, device, **given, **options, group_m=tiling.group_m)
         else:

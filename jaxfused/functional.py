@@ -41,7 +41,8 @@ def fused_mlp(
     Weights are Flax' ``[in, out]``. float32, float16 or bfloat16, one for all operands; float32 accumulation; the
     hidden layer and ``y`` are each rounded once to the operands' type. ``precision`` is "ieee" or, for float32,
     "tf32". ``plan`` forces how it runs; left out, ``explain`` tells what is chosen and why. A plan of the
-    vendor's order gives the bits of torch's eager MLP (contract/vendor.py), but not those of its gradients.
+    vendor's order gives the bits of torch's eager MLP (contract/vendor.py), but not those of its gradients. These are
+    the bits of the torch build on record of this GPU, which ``explain`` names, whatever torch is installed, if any.
 
     Differentiable once in reverse mode; a gradient has its operand's type. ``save`` is what a fused plan keeps for the
     backward: "preact" (the pre-activations), "hidden" (those and the hidden layer), or "recompute" (nothing: the first

@@ -204,13 +204,27 @@ def vendor(
     """Recovers the order in which the GEMMs of torch's eager MLP add, and runs both twins in it: every bit of y must be
     eager's. Needs a GPU.
 
-    Exit code 1 where the order of both GEMMs is known, and a bit differs.
+    Exit code 1 where the order of both GEMMs is known, and a bit differs; where an order that is on record is not
+    recovered, or a 16-bit layer's could not be asked for; and where no MLP is promised. Then nothing is merged.
     """
     from .contract.vendor import FILE
     from .drift_table import print_vendor
     from .process import Worker
     from .report import write_atomically
-    from .vendor import SCHEMA, Lanes, cases, described, layers, merged, problems, recover, replay
+    from .vendor import (
+        SCHEMA,
+        Lanes,
+        described,
+        layers,
+        merged,
+        mlps,
+        orders,
+        problems,
+        reasons,
+        recorded,
+        recover,
+        replay,
+    )
 
     options.check_writable(json)
     here = options.here("gpu")
@@ -224,14 +238,18 @@ def vendor(
             found.append(one)
             if one.chains is None:
                 options.say(f"{one.layer} at {one.m} rows: {one.why or 'in no order that was tried'}")
-        known = {(one.layer, one.m): one.chains for one in found if one.chains}
-        verdicts = []
-        for verdict in replay(workers, cases(asked, known)):
-            verdicts.append(verdict)
-            options.say(f"{'RED' if verdict.red else 'ok'} {verdict}")
+        build = workers.greetings["torch"].get("vendor", "")
+        record = recorded(here.gpu.device.name, build)
+        replays = []
+        for one in replay(workers, mlps(asked, orders(found, record))):
+            replays.append(one)
+            options.say(f"{'RED' if one.red else 'ok'} {one}{one.why and f': {one.why}'}")
         facts = here.facts(commit) | {"workers": workers.greetings}
-    options.write(json, SCHEMA, facts, described(found, verdicts))
-    if merge:
-        write_atomically(FILE, merged(found, here.gpu.device.name, facts["workers"]["torch"]["vendor"]))
-    print_vendor(found, verdicts, console)
-    raise typer.Exit(int(any(verdict.red for verdict in verdicts)))
+    red = reasons(found, replays, record)
+    options.write(json, SCHEMA, facts, described(found, replays, red))
+    print_vendor(found, replays, red, console)
+    if merge and red:
+        options.say(f"nothing is merged into {FILE.name}: of {len(red)} reasons the first is {red[0]}")
+    elif merge:
+        write_atomically(FILE, merged(found, here.gpu.device.name, build))
+    raise typer.Exit(int(bool(red)))

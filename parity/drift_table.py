@@ -10,7 +10,7 @@ from rich.table import Table
 from .golden import Prediction
 from .probes import Facts
 from .table import headed
-from .vendor import Recovered, Verdict
+from .vendor import Recovered, Replay
 
 
 def print_prediction(check: Prediction, console: Console) -> None:
@@ -142,22 +142,24 @@ def print_facts(found: Sequence[Facts], console: Console) -> None:
     console.print(table, highlight=False)
 
 
-def print_vendor(found: Sequence[Recovered], verdicts: Sequence[Verdict], console: Console) -> None:
-    """A line an MLP, and what is not promised or red."""
+def print_vendor(
+    found: Sequence[Recovered], replays: Sequence[Replay], reasons: Sequence[str], console: Console
+) -> None:
+    """A line an MLP, what is not known, and all that is red."""
     table = headed("MLP", "plan", "torchfused", "jaxfused", "other bits")
-    for one in verdicts:
-        cells = ("[green]equal[/]" if equal else "[red]other[/]" for equal in one.equal.values())
+    for one in replays:
+        cells = ["[green]equal[/]" if equal else "[red]other[/]" for equal in one.equal.values()] or ["", ""]
         differ = ", ".join(f"{stage} {count}" for stage, count in one.differ.items() if count)
-        table.add_row(*str(one).split(" in the vendor's order", 1)[0].rsplit(" ", 1), *cells, differ or escape(one.why))
+        table.add_row(*str(one).split(" in the vendor's order", 1)[0].rsplit(" ", 1), *cells, escape(one.why) or differ)
     console.print(table, highlight=False)
     lost = [one for one in found if one.chains is None]
     console.print(f"{len(found) - len(lost)} of {len(found)} orders recovered", highlight=False)
     for one in lost:
-        other = f"in {one.balanced} balanced chains" if one.balanced else one.why or "in none that was tried"
-        console.print(f"  {one.layer} at {one.m} rows adds {escape(other)}", highlight=False)
-    promised = [one for one in verdicts if one.promised]
-    red = [one for one in promised if one.red]
-    for one in red:
-        console.print(f"[bold red]RED[/] {escape(str(one))} {escape(one.why)}", highlight=False, soft_wrap=True)
-    text = f"{len(promised) - len(red)} of {len(promised)} promised MLPs have every bit of torch's eager, in both twins"
-    console.print(f"[{'bold red' if red else 'green'}]{text}[/]", highlight=False)
+        why = one.why or "in no order that was tried"
+        console.print(f"  {one.layer} at {one.m} rows: {escape(why)}", highlight=False, soft_wrap=True)
+    for reason in reasons:
+        console.print(f"[bold red]RED[/] {escape(reason)}", highlight=False, soft_wrap=True)
+    promised = [one for one in replays if one.promised]
+    equal = sum(not one.red for one in promised)
+    text = f"{equal} of {len(promised)} promised MLPs have every bit of torch's eager, in both twins"
+    console.print(f"[{'bold red' if reasons else 'green'}]{text}[/]", highlight=False)

@@ -2,6 +2,7 @@
 
 import base64
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -93,7 +94,7 @@ def page(content: Content) -> str:
         orders=[(name, found, image_of_order(found)) for name, found in content.of("order")],
         determinism=[(name, found, _matrix(found)) for name, found in content.of("determinism")],
         latency=[(name, found, intervals(found)) for name, found in content.of("latency")],
-        vendor=[(name, found, _replayed(found)) for name, found in content.of("vendor")],
+        vendor=[(name, found, _replayed(found), _unanswered(found)) for name, found in content.of("vendor")],
         others=[(name, kind, attribution(part), _tables(part)) for kind in content.reports if kind not in known
                 for name, found in content.of(kind) for part in found.get("drifts", [found])],
     )  # fmt: skip
@@ -146,8 +147,11 @@ def _headline(kind: str, report: dict[str, Any]) -> tuple[bool, str]:
         return not report["stages"], f"{report['case']}: {report['text']}"
     if kind == "vendor":
         promised = [case for case in report["cases"] if case["promised"]]
-        red = [case for case in promised if case["red"]]
-        return not red, f"{len(promised) - len(red)} of {len(promised)} promised MLPs have every bit of torch's eager"
+        equal = len([case for case in promised if not case["red"]])
+        # (A file that does not say what is red is not known to be good.)
+        red = report.get("reasons", ["no reasons are given"])
+        text = f"{equal} of {len(promised)} promised MLPs have every bit of torch's eager, {len(red)} red"
+        return bool(promised) and equal == len(promised) and not red, text
     reasons = report.get("reasons", [])
     return not reasons and report.get("passed", True), "; ".join(map(str, reasons)) or "nothing is red"
 
@@ -200,6 +204,11 @@ def _replayed(report: dict[str, Any]) -> dict[str, dict[str, list[dict[str, Any]
         sizes = f"{p['in_features']}-{p['hidden_features']}-{p['out_features']}"
         found.setdefault(f"{form} {sizes} {p['dtype']}", {}).setdefault(str(p["m"]), []).append(case)
     return found
+
+
+def _unanswered(report: dict[str, Any]) -> dict[str, int]:
+    """Why orders could not be asked for: in how many layers and numbers of rows."""
+    return dict(Counter(layer["why"] for layer in report["layers"] if layer["why"]))
 
 
 def _tables(report: dict[str, Any]) -> list[tuple[str, list[str], list[dict[str, Any]]]]:

@@ -27,7 +27,7 @@ def environment(device: str, gpu: Gpu | None, commit: str | None = None) -> dict
         "gpu": gpu.device.name if gpu else None,
         "driver": gpu.driver if gpu else None,
         "capability": list(gpu.device.capability) if gpu else None,
-        "machine": platform.platform(),
+        "machine": f"{platform.system()} {platform.machine()}",
         "cpus": os.cpu_count(),
         "python": platform.python_version(),
         "versions": {name: found for name in PACKAGES if (found := _version(name))},

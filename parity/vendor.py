@@ -1,6 +1,7 @@
 """``parity vendor``: in how many chains torch's eager GEMMs sum, and whether both twins give its MLP's every bit so.
 
-A 16-bit case is promised where the order of both its GEMMs was recovered; then a single other bit of y is red.
+A 16-bit MLP is promised where the orders of both its GEMMs are recorded of this device and torch build, or were
+recovered now; then a single other bit of y is red. To recover no order where one is recorded, or another, is red too.
 """
 
 import json
@@ -17,7 +18,7 @@ from .contract.plan import DECODE_CHAINS, Plan, Strategy
 from .contract.problem import Problem
 from .contract.vendor import Order, products
 from .process import Message, Worker, WorkerError
-from .vendor_worker import Case, Layer
+from .vendor_worker import Layer, Mlp
 
 SCHEMA = "parity.vendor/1"
 HALF_ROWS = (1, 4, 16, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
@@ -33,24 +34,24 @@ DECODED = (1, 16)
 # One layer for every activation, plain and gated.
 LAYER = Problem(m=64, in_features=1024, hidden_features=4096, out_features=1024)
 SECONDS = 300.0
+# In how many chains a layer is summed at a number of rows.
+Orders = Mapping[tuple[str, int], int]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Recovered:
     """One layer at ``m`` rows: in how many of the contract's ``chains`` eager sums, None if in none that was tried
-    (``equal``: the share of sums that each gave). ``balanced``: in so many chains by another rule (vendor_worker.py).
-    """
+    (``equal``: the share of sums that each gave)."""
 
     layer: str
     m: int
     chains: int | None = None
-    balanced: int | None = None
     equal: Mapping[str, float] = field(default_factory=dict)
     why: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Verdict:
+class Replay:
     """One MLP: of ``total`` elements of y, how many ``differ`` between torchfused and eager, by stage where any do; and
     which runners have eager's y. ``promised``: both orders are known, and kept."""
 
@@ -65,7 +66,7 @@ class Verdict:
 
     @property
     def red(self) -> bool:
-        return self.promised and (bool(self.why) or not all(self.equal.values()))
+        return self.promised and (bool(self.why) or not self.equal or not all(self.equal.values()))
 
     def __str__(self) -> str:
         p = self.problem
@@ -128,7 +129,11 @@ class Lanes:
 
     @property
     def greetings(self) -> dict[str, Any]:
-        return {worker.spec.name: worker.hello for worker in self.lanes[0]}
+        """What each worker said of itself: the first of a name that has come up, or nothing."""
+        found: dict[str, Any] = {}
+        for worker in (worker for lane in self.lanes for worker in lane):
+            found[worker.spec.name] = found.get(worker.spec.name) or worker.hello
+        return found
 
     def ask(self, names: Sequence[str], questions: Sequence[Message]) -> Iterator[dict[str, dict[str, Any]]]:
         """What the workers of these names say to each question, in order; "error" of one that has died."""
@@ -163,42 +168,81 @@ def recover(lanes: Lanes, asked: Sequence[Layer]) -> Iterator[Recovered]:
             yield from (Recovered(layer=name, **row) for row in said["torch"]["rows"])
 
 
-def cases(asked: Iterable[Problem], known: Mapping[tuple[str, int], int]) -> list[tuple[Case, bool]]:
+def recorded(device: str, vendor: str) -> Orders:
+    """The orders on record of a device and this torch build."""
+    record = contract.records().get(device)
+    if record is None or record.vendor != vendor:
+        return {}
+    return {(name, m): chains for name, rows in record.chains.items() for m, chains in rows.items()}
+
+
+def orders(found: Iterable[Recovered], record: Orders) -> Orders:
+    """What a plan of the vendor's order sums in: as recorded, and otherwise as was recovered."""
+    return {(one.layer, one.m): one.chains for one in found if one.chains} | dict(record)
+
+
+def mlps(asked: Iterable[Problem], orders: Orders) -> list[tuple[Mlp, bool]]:
     """Each MLP under the plans that replay it, and whether that is promised; one chain each where no order is known."""
     found = []
     for problem in asked:
         (up, *_), (down,) = products(problem)
-        splits = known.get((up, problem.m)), known.get((down, problem.m))
+        splits = orders.get((up, problem.m)), orders.get((down, problem.m))
         plan = Plan(order=Order.VENDOR, split_k=(splits[0] or 1, splits[1] or 1))
         promised = None not in splits and problem.dtype in KEPT
-        found.append((Case(problem=problem, plan=plan), promised))
+        found.append((Mlp(problem=problem, plan=plan), promised))
         if problem.m in DECODED and all(n <= DECODE_CHAINS and not n & (n - 1) for n in plan.splits):
-            found.append((Case(problem=problem, plan=replace(plan, strategy=Strategy.DECODE)), promised))
+            found.append((Mlp(problem=problem, plan=replace(plan, strategy=Strategy.DECODE)), promised))
     return found
 
 
-def replay(lanes: Lanes, asked: Sequence[tuple[Case, bool]]) -> Iterator[Verdict]:
-    """Both twins against eager, case by case."""
-    answers = lanes.ask(("jax", "torch"), [case for case, _ in asked])
-    for (case, promised), said in zip(asked, answers, strict=True):
+def replay(lanes: Lanes, asked: Sequence[tuple[Mlp, bool]]) -> Iterator[Replay]:
+    """Both twins against eager, MLP by MLP."""
+    answers = lanes.ask(("jax", "torch"), [mlp for mlp, _ in asked])
+    for (mlp, promised), said in zip(asked, answers, strict=True):
         jax, torch = said["jax"], said["torch"]
-        verdict = Verdict(problem=case.problem, plan=str(case.plan), promised=promised)
+        one = Replay(problem=mlp.problem, plan=str(mlp.plan), promised=promised)
         why = "; ".join(f"{name}: {answer['error']}" for name, answer in said.items() if answer["error"])
         if not why and jax["operands"] != torch["operands"]:
             why = "the workers drew different operands"
         if why:
-            yield replace(verdict, why=why)
+            yield replace(one, why=why)
             continue
         equal = {"torchfused": torch["torchfused"] == torch["eager"], "jaxfused": jax["jaxfused"] == torch["eager"]}
-        yield replace(verdict, total=torch["total"], equal=equal, differ=torch["differ"], at=torch["at"])
+        yield replace(one, total=torch["total"], equal=equal, differ=torch["differ"], at=torch["at"])
+
+
+def reasons(found: Iterable[Recovered], replays: Sequence[Replay], record: Orders) -> list[str]:
+    """All that is red, in words; nothing may be kept of a run that is. To promise nothing is to check nothing."""
+    rows: dict[tuple[str, str], list[int]] = {}
+    for one in found:
+        why = _broken(one, record.get((one.layer, one.m)))
+        if why:
+            rows.setdefault((one.layer, why), []).append(one.m)
+    texts = [f"{name} at {', '.join(map(str, at))} rows: {why}" for (name, why), at in rows.items()]
+    for one in (one for one in replays if one.red):
+        other = " and ".join(name for name, equal in one.equal.items() if not equal)
+        texts.append(f"{one}: {one.why or (f'other bits than eager in {other}' if other else 'nothing was compared')}")
+    if not any(one.promised for one in replays):
+        texts.append("no MLP is promised: of none are the orders of both GEMMs known")
+    return texts
+
+
+def _broken(one: Recovered, chains: int | None) -> str:
+    """What is red of a layer that is on record in so many ``chains``, or in none."""
+    if not one.layer.startswith(KEPT):
+        return ""
+    if one.why or chains is None or one.chains == chains:
+        return one.why
+    now = f"it adds in {one.chains}" if one.chains else "it adds in no order that was tried"
+    return f"recorded in {chains} chains, {now}; if the record is wrong, delete it from {contract.FILE.name}"
 
 
 def merged(found: Iterable[Recovered], device: str, vendor: str) -> str:
     """contract/vendor_orders.json with what was recovered: a device's record of another vendor goes, and of this one
-    each layer's rows that were asked for again."""
+    each layer's rows that were asked for again and answered."""
     records = {name: (record.vendor, {k: dict(v) for k, v in record.chains.items()}) for name, record in _records()}
     known = records[device][1] if device in records and records[device][0] == vendor else {}
-    for one in found:
+    for one in (one for one in found if not one.why):
         rows = known.setdefault(one.layer, {})
         rows.pop(one.m, None)
         if one.chains and one.layer.startswith(KEPT):
@@ -233,9 +277,10 @@ def _order(layer: str) -> tuple:
     return dtype, *map(int, sizes.split("-")), len(bias)
 
 
-def described(found: Sequence[Recovered], verdicts: Sequence[Verdict]) -> dict[str, Any]:
-    """Everything, for JSON."""
+def described(found: Sequence[Recovered], replays: Sequence[Replay], red: Sequence[str]) -> dict[str, Any]:
+    """Everything, for JSON; ``red``: the ``reasons``."""
     return {
         "layers": [asdict(one) for one in found],
-        "cases": [asdict(one) | {"red": one.red} for one in verdicts],
+        "cases": [asdict(one) | {"red": one.red} for one in replays],
+        "reasons": list(red),
     }

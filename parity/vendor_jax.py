@@ -6,7 +6,7 @@ from typing import Any
 
 from . import protocol
 from .protocol import digest
-from .vendor_worker import MEAN, MIXES, STRIDE, Case, answered, digest_of, read, seed
+from .vendor_worker import MEAN, MIXES, STRIDE, Mlp, answered, digest_of, read, seed
 from .worker_jax import Jax
 
 
@@ -14,17 +14,17 @@ class VendorJax(Jax):
     """Knows jaxfused's answers."""
 
     def reply(self, line: str) -> dict[str, Any]:
-        return answered(self.case, read(line))
+        return answered(self.mlp, read(line))
 
-    def case(self, case: Case) -> dict[str, Any]:
+    def mlp(self, mlp: Mlp) -> dict[str, Any]:
         """The hash of y."""
-        arrays = {name: self._drawn(case, name) for name in case.operands}
-        y = self.fused.fused_mlp(**arrays, **case.options, plan=case.plan)
+        arrays = {name: self._drawn(mlp, name) for name in mlp.operands}
+        y = self.fused.fused_mlp(**arrays, **mlp.options, plan=mlp.plan)
         operands = digest_of({name: self.fetch(name, array)[0] for name, array in arrays.items()})
         return {"operands": operands, "jaxfused": digest(self.fetch("y", y)[0])}
 
-    def _drawn(self, case: Case, name: str) -> Any:
-        jnp, shape = self.jax.numpy, case.operands[name]
+    def _drawn(self, mlp: Mlp, name: str) -> Any:
+        jnp, shape = self.jax.numpy, mlp.operands[name]
 
         @self.jax.jit
         def draw(first: Any) -> Any:
@@ -33,8 +33,8 @@ class VendorJax(Jax):
                 h = (h ^ (h >> shift)) * jnp.uint32(factor)
             h ^= h >> 16
             total = ((h & 255) + ((h >> 8) & 255) + ((h >> 16) & 255) + (h >> 24)).astype(jnp.int32) - MEAN
-            drawn = total.astype(jnp.float32) * jnp.float32(2.0 ** case.exponent(name))
-            return drawn.astype(case.problem.dtype).reshape(shape)
+            drawn = total.astype(jnp.float32) * jnp.float32(2.0 ** mlp.exponent(name))
+            return drawn.astype(mlp.problem.dtype).reshape(shape)
 
         # (An argument, so that nothing is there for a compiler to work out beforehand.)
         return draw(jnp.uint32(seed(name)))

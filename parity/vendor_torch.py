@@ -8,7 +8,7 @@ from . import protocol
 from .contract.plan import Plan, choose
 from .contract.problem import Problem
 from .protocol import digest
-from .vendor_worker import MEAN, MIXES, STRIDE, Case, Layer, answered, balanced, cuts, digest_of, read, seed
+from .vendor_worker import MEAN, MIXES, STRIDE, Layer, Mlp, answered, cuts, digest_of, read, seed
 from .worker_torch import Torch
 
 # The most chains that are tried.
@@ -31,7 +31,7 @@ class VendorTorch(Torch):
     def reply(self, line: str) -> dict[str, Any]:
         asked = read(line)
         with self.torch.no_grad():
-            return answered(self.case, asked) if isinstance(asked, Case) else answered(self.layer, asked)
+            return answered(self.mlp, asked) if isinstance(asked, Mlp) else answered(self.layer, asked)
 
     def hello(self) -> dict[str, Any]:
         return super().hello() | {"vendor": f"torch {self.torch.__version__}"}
@@ -40,7 +40,7 @@ class VendorTorch(Torch):
         return {"rows": [self._recovered(layer, m) for m in layer.rows]}
 
     def _recovered(self, layer: Layer, m: int) -> dict[str, Any]:
-        """How many chains of the contract's give every bit of F.linear, or, where none do, of the other rule's.
+        """How many chains of the contract's give every bit of F.linear.
 
         Each product's terms come twice, with both signs, the second time in another order: what is left is the
         roundings of the sum, and no other order leaves the same.
@@ -58,20 +58,18 @@ class VendorTorch(Torch):
         x, w = torch.cat([a, a[:, order], odd[0]], 1), torch.cat([b, -b[:, order], odd[1]], 1)
         bias = torch.zeros(layer.outer, device=self.device, dtype=dtype) if layer.bias else None
         y = self.reference.stages(x, w, w.new_ones(1, len(w)), b_up=bias, activation="identity")["s"]
-        found: dict[str, Any] = {"m": m, "chains": None, "balanced": None, "equal": {}}
-        for name, rule in (("chains", cuts), ("balanced", balanced)):
-            tried: set[tuple] = set()
-            for chains in range(1, MOST + 1):
-                ranges = rule(layer.inner, chains)
-                if tuple(ranges) in tried:
-                    continue
-                tried.add(tuple(ranges))
-                total = self._sum(x, w, ranges, layer.dtype)
-                equal = int(((total if bias is None else total + bias).to(dtype) == y).sum()) / y.numel()
-                if name == "chains":
-                    found["equal"][chains] = equal
-                if equal == 1.0:
-                    return found | {name: chains}
+        found: dict[str, Any] = {"m": m, "chains": None, "equal": {}}
+        tried: list[list[tuple[int, int]]] = []
+        for chains in range(1, MOST + 1):
+            ranges = cuts(layer.inner, chains)
+            if ranges in tried:
+                continue
+            tried.append(ranges)
+            total = self._sum(x, w, ranges, layer.dtype)
+            equal = int(((total if bias is None else total + bias).to(dtype) == y).sum()) / y.numel()
+            found["equal"][chains] = equal
+            if equal == 1.0:
+                return found | {"chains": chains}
         return found
 
     def _sum(self, x: Any, w: Any, ranges: list[tuple[int, int]], dtype: str) -> Any:
@@ -90,19 +88,19 @@ class VendorTorch(Torch):
             total = part if total is None else total + part
         return total
 
-    def case(self, case: Case) -> dict[str, Any]:
+    def mlp(self, mlp: Mlp) -> dict[str, Any]:
         """The hashes of y, by both runners; where they differ, in how many elements of each stage, and the first."""
-        arrays = {name: self._drawn(case, name) for name in case.operands}
-        y = self.reference.mlp(**arrays, **case.options)
-        fused = self.fused.fused_mlp(**arrays, **case.options, plan=case.plan)
+        arrays = {name: self._drawn(mlp, name) for name in mlp.operands}
+        y = self.reference.mlp(**arrays, **mlp.options)
+        fused = self.fused.fused_mlp(**arrays, **mlp.options, plan=mlp.plan)
         found: dict[str, Any] = {
             name: digest(self.fetch("y", t)[0]) for name, t in (("eager", y), ("torchfused", fused))
         }
         found["operands"] = digest_of({name: self.fetch(name, t)[0] for name, t in arrays.items()})
         found |= {"total": y.numel(), "differ": {"y": self._apart(y, fused)[0]}, "at": {}}
         if found["differ"]["y"]:
-            eager = self.reference.stages(**arrays, **case.options)
-            taps = self.fused.stages(**arrays, **case.options, plan=case.plan)
+            eager = self.reference.stages(**arrays, **mlp.options)
+            taps = self.fused.stages(**arrays, **mlp.options, plan=mlp.plan)
             for stage, tap in eager.items():
                 found["differ"][stage], found["at"][stage] = self._apart(tap, taps[stage].to(tap.dtype))
         return found
@@ -114,8 +112,8 @@ class VendorTorch(Torch):
         count = int(apart.sum())
         return count, [int(i) for i in apart.nonzero()[0]] if count else []
 
-    def _drawn(self, case: Case, name: str) -> Any:
-        torch, shape = self.torch, case.operands[name]
+    def _drawn(self, mlp: Mlp, name: str) -> Any:
+        torch, shape = self.torch, mlp.operands[name]
         # Only the low 32 bits count: a product that wraps has the same.
         mask = 0xFFFFFFFF
         h = (torch.arange(math.prod(shape), device=self.device) * STRIDE + seed(name)) & mask
@@ -123,8 +121,8 @@ class VendorTorch(Torch):
             h = ((h ^ (h >> shift)) * factor) & mask
         h ^= h >> 16
         total = (h & 255) + ((h >> 8) & 255) + ((h >> 16) & 255) + (h >> 24) - MEAN
-        drawn = torch.ldexp(total.to(torch.float32), torch.tensor(case.exponent(name), device=self.device))
-        drawn = drawn.to(getattr(torch, case.problem.dtype)).reshape(shape)
+        drawn = torch.ldexp(total.to(torch.float32), torch.tensor(mlp.exponent(name), device=self.device))
+        drawn = drawn.to(getattr(torch, mlp.problem.dtype)).reshape(shape)
         return drawn.t().contiguous() if name.startswith("w_") else drawn
 
 

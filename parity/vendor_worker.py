@@ -11,7 +11,7 @@ from typing import Any
 from .contract.plan import Plan
 from .contract.problem import Problem
 from .contract.request import NAMES
-from .contract.tiles import CHAIN_STEP, chain_length
+from .contract.tiles import chain_length
 from .protocol import plan_from_dict
 
 # Of a hash of 32 bits, four bytes are added: about normal, and a whole number that every type rounds alike.
@@ -35,14 +35,14 @@ class Layer:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Case:
+class Mlp:
     """One MLP, by ``plan`` and by torch's eager operations."""
 
     problem: Problem
     plan: Plan
 
     def to_json(self) -> str:
-        return json.dumps({"case": asdict(self)})
+        return json.dumps({"mlp": asdict(self)})
 
     @property
     def options(self) -> dict[str, Any]:
@@ -78,15 +78,15 @@ def seed(name: str) -> int:
     return 0x1000193 * (1 + NAMES.index(name))
 
 
-def read(line: str) -> Layer | Case:
+def read(line: str) -> Layer | Mlp:
     """The question that a line is."""
     fields = json.loads(line)
     if "layer" in fields:
         return Layer(**fields["layer"] | {"rows": tuple(fields["layer"]["rows"])})
-    case = fields["case"]
-    plan = plan_from_dict(case["plan"])
+    mlp = fields["mlp"]
+    plan = plan_from_dict(mlp["plan"])
     assert plan
-    return Case(problem=Problem(**case["problem"]), plan=plan)
+    return Mlp(problem=Problem(**mlp["problem"]), plan=plan)
 
 
 def answered(compute: Any, *arguments: Any) -> dict[str, Any]:
@@ -101,15 +101,3 @@ def cuts(inner: int, chains: int) -> list[tuple[int, int]]:
     """Where the contract's ``chains`` begin and end."""
     length = chain_length(inner, chains)
     return [(start, min(start + length, inner)) for start in range(0, inner, length)]
-
-
-def balanced(inner: int, chains: int) -> list[tuple[int, int]]:
-    """Another rule: as many steps in each chain, one more in the first ones where they do not divide."""
-    steps = -(inner // -CHAIN_STEP)
-    each, more = divmod(steps, chains)
-    found, start = [], 0
-    for i in range(chains):
-        stop = min(inner, start + CHAIN_STEP * (each + (i < more)))
-        found += [(start, stop)] if stop > start else []
-        start = stop
-    return found

@@ -10,7 +10,7 @@ import pytest
 
 from bench import tiles
 from bench.run import Unfit
-from bench.tune import Order, cases_of, orders
+from bench.tune import Trial, cases_of, trials
 from bench.tuner_fake import DEVICE
 from bench.workloads import suite, workloads
 from parity.contract import hopper_table
@@ -140,16 +140,16 @@ def test_a_table_is_written_as_it_was_read(tmp_path):
 
 
 def test_launches_of_several_cases_are_measured_once():
-    found = orders(suite("tune"), H100)
-    assert len({order.work for order in found}) == len(found)
-    assert {order.work.rows for order in found if order.work.kind == "linear"} == {2**i for i in range(7, 15)}
+    found = trials(suite("tune"), H100)
+    assert len({trial.work for trial in found}) == len(found)
+    assert {trial.work.rows for trial in found if trial.work.kind == "linear"} == {2**i for i in range(7, 15)}
     # The largest models' forward passes first.
-    assert [order.work.kind for order in found[:2]] == ["activated", "linear"]
+    assert [trial.work.kind for trial in found[:2]] == ["activated", "linear"]
     assert found[0].work == Work(kind="activated", rows=4096, outer=14336, inner=4096, gated=True)
     assert (found[0].activation, found[1].activation) == ("silu", "identity")
-    assert all(order.tilings for order in found)
-    for order in found:
-        assert Order.from_json(json.loads(json.dumps(order.to_json()))) == order
+    assert all(trial.tilings for trial in found)
+    for trial in found:
+        assert Trial.from_json(json.loads(json.dumps(trial.to_json()))) == trial
 
 
 def test_cases_of_the_callers():

@@ -4,6 +4,7 @@ with."""
 import json
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ PLAIN = Problem(
 )
 GATED = replace(PLAIN, gated=True, bias_gate=True)
 VENDOR = Plan(order=Order.VENDOR)
+RESULTS = Path(__file__).parents[1] / "bench/results"
 
 
 @pytest.fixture
@@ -74,6 +76,9 @@ def test_chains_are_the_recorded_ones(known):
     assert choose(replace(PLAIN, m=64), H100, replace(VENDOR, strategy=Strategy.DECODE)).plan.split_k == (2, 2)
     # No rows have no sums, whatever was recovered.
     assert choose(replace(PLAIN, m=0), H100, VENDOR).plan.split_k == (1, 1)
+    # The build on record; and one that does not matter where nothing is left to the record.
+    assert choose(PLAIN, replace(H100, vendor="torch 9"), VENDOR).plan == choice.plan
+    assert choose(PLAIN, replace(H100, vendor="torch 10"), replace(VENDOR, split_k=(1, 3))).plan == choice.plan
     # What is given counts, recorded or not.
     given = choose(replace(PLAIN, m=5), H100, replace(VENDOR, split_k=2))
     assert (given.plan.split_k, given.why) == ((2, 2), "forced by the caller")
@@ -111,6 +116,12 @@ DECODE = replace(VENDOR, strategy=Strategy.DECODE)
             VENDOR,
             "torch 9 sums bfloat16 1024-4096 bias and bfloat16 1024-4096 in different orders, ours sums both in one",
         ),
+        (
+            PLAIN,
+            replace(H100, vendor="torch 10"),
+            VENDOR,
+            f"the vendor's order on H100 was recovered of torch 9, this is torch 10; {WAY}",
+        ),
         (PLAIN, H100, DECODE, "decode sums 1, 2, 4 or 8 chains at once, split_k is (1, 3); use one of these, or tiled"),
         (
             PLAIN,
@@ -147,6 +158,18 @@ def test_the_table_is_one_of_layers_and_rows():
             assert rows
             assert all(m > 0 and 0 < chains <= 64 for m, chains in rows.items())
     assert FILE.read_text().endswith("}\n")
+
+
+def test_what_is_recorded_is_what_was_measured():
+    """Nothing without evidence, and nothing left out: the record is the committed run's 16-bit orders."""
+    measured = json.loads((RESULTS / "h100/parity/vendor.json").read_text())
+    facts = measured["environment"]
+    (name, record), *others = records().items()
+    assert not others
+    assert (name, record.vendor) == (facts["gpu"], facts["workers"]["torch"]["vendor"])
+    layers = [one for one in measured["layers"] if not one["layer"].startswith("float32")]
+    found = {(one["layer"], one["m"], one["chains"]) for one in layers if one["chains"]}
+    assert {(one, m, chains) for one, rows in record.chains.items() for m, chains in rows.items()} == found
 
 
 def test_the_vendors_functions_are_what_they_are_called():

@@ -31,7 +31,7 @@ from parity.tokens_model import config
 from parity.train import RUNNERS
 from parity.train_model import vocabulary
 from parity.tree import Tree
-from parity.vendor import Recovered, Verdict
+from parity.vendor import Recovered, Replay
 from parity.vendor import described as replayed
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -115,11 +115,13 @@ def folder(tmp_path_factory) -> Path:
     same, other = ({"torchfused": equal, "jaxfused": True} for equal in (True, False))
     told = {"problem": CASE.problem, "plan": "tiled", "total": 64}
     ours = [
-        Verdict(**told, promised=True, equal=same),
-        Verdict(**told, promised=True, equal=other, differ={"y": 7}),
-        Verdict(**told, promised=False, equal=other, differ={"y": 9}),
+        Replay(**told, promised=True, equal=same),
+        Replay(**told, promised=True, equal=other, differ={"y": 7}),
+        Replay(**told, promised=False, equal=other, differ={"y": 9}),
+        Replay(problem=CASE.problem, plan="tiled", promised=False, why="jax: <gone>"),
     ]
-    written(path, "vendor", replayed(layers, ours))
+    lost = Recovered(layer="float32 16-16", m=4, why="<ended>")
+    written(path, "vendor", replayed([*layers, lost], ours, ["one has <other> bits"]))
     for name, text in STRANGE.items():
         (path / name).write_text(text)
     return path
@@ -140,17 +142,20 @@ def test_red_comes_first_and_everything_is_there(folder):
         "run.json", "order.json", "inject.json", "golden.json", "vendor.json"
     }  # fmt: skip
     assert "9 of 10 outputs predicted to the bit, 1 checks red" in {h.text for h in found}
-    assert "1 of 2 promised MLPs have every bit of torch's eager" in {h.text for h in found}
+    assert "1 of 2 promised MLPs have every bit of torch's eager, 1 red" in {h.text for h in found}
     assert "3 of 70 elements are not replayed to the bit, 0 red" in {h.text for h in found}
     assert [h.good for h in found] == sorted(h.good for h in found)
     text = page(content)
     for said in (
         str(CHAIN),
         "jaxfused tiled, torchfused tiled",
-        "recovered in 1 of 2 products",
+        "recovered in 1 of 3 products",
+        "Of 1 there was no answer: &lt;ended&gt;",
+        "one has &lt;other&gt; bits",
+        ": jax: &lt;gone&gt;, not promised</span>",
         ": 0 of 64</span>; ",
         ": 7 of 64</span>; ",
-        ": 9 of 64, not promised</span>",
+        ": 9 of 64, not promised</span>; ",
         "SAME",
         "two chains",
         "10 %",
@@ -158,6 +163,27 @@ def test_red_comes_first_and_everything_is_there(folder):
         "too old a GPU",
     ):
         assert said in text, said
+
+
+@pytest.mark.parametrize(
+    ("changed", "good"),
+    [
+        ({}, True),
+        ({"reasons": ["a layer is not recovered any more"]}, False),
+        ({"cases": []}, False),
+        ({"promised": False}, False),
+        ({"red": True}, False),
+        ({"reasons": None}, False),
+    ],
+)
+def test_a_replay_that_checked_nothing_is_no_good_news(tmp_path, changed, good):
+    one = Replay(problem=CASE.problem, plan="tiled", promised=True, equal={"torchfused": True, "jaxfused": True})
+    content = replayed([], [one], [])
+    content["cases"][0] |= {key: changed[key] for key in ("promised", "red") if key in changed}
+    content |= {key: changed[key] for key in ("reasons", "cases") if key in changed}
+    written(tmp_path, "vendor", {key: value for key, value in content.items() if value is not None})
+    (headline,) = headlines(collect(tmp_path))
+    assert headline.good == good
 
 
 def test_what_is_not_shown_is_listed(folder, tmp_path):

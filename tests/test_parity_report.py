@@ -1,5 +1,6 @@
 import json
 import os
+import re
 from dataclasses import asdict
 from pathlib import Path
 from xml.etree import ElementTree
@@ -35,6 +36,15 @@ def outcomes():
         Outcome(case=other, status=ERROR, reason="the torch worker ended\n\x1b[31mstderr [bold]"),
         Outcome(case=other, status=SKIPPED, reason="not here"),
     ]
+
+
+def test_a_machine_is_its_system_and_architecture():
+    """No host's kernel build: that says nothing of a result, and much of who measured it."""
+    named = {environment("cpu", None)["machine"]}
+    for path in (Path(__file__).parents[1] / "bench/results").rglob("*.json"):
+        about = json.loads(path.read_text()).get("environment", {})
+        named |= {about["machine"]} if "machine" in about else set()
+    assert all(re.fullmatch(r"(\w+ )?\w+", name) for name in named), named
 
 
 def test_json(outcomes):

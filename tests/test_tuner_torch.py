@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from bench import timer_torch, tuner_torch
-from bench.tune import orders
+from bench.tune import trials
 from bench.workloads import Case, suite
 from parity.contract.problem import Device, smem_of
 from torchfused import launch_tiled_hopper
@@ -42,46 +42,46 @@ def tuner(monkeypatch):
 
 
 def test_it_launches_what_it_is_told(asked):
-    for order in orders(CASES, H100):
-        chain = [tuner_torch.operands(order, torch.device("cpu")) for _ in range(2)]
-        assert tuner_torch.size_of(chain[0]) >= 2 * (order.work.rows + order.work.outer) * order.work.inner
-        for tiling in order.tilings:
-            found = tuner_torch.launch(order, tiling, chain)
-            assert asked == [(order.work, tiling)] * 2
-            assert {tuple(t.shape) for t in found} == {(order.work.rows, order.work.outer)}
+    for trial in trials(CASES, H100):
+        chain = [tuner_torch.operands(trial, torch.device("cpu")) for _ in range(2)]
+        assert tuner_torch.size_of(chain[0]) >= 2 * (trial.work.rows + trial.work.outer) * trial.work.inner
+        for tiling in trial.tilings:
+            found = tuner_torch.launch(trial, tiling, chain)
+            assert asked == [(trial.work, tiling)] * 2
+            assert {tuple(t.shape) for t in found} == {(trial.work.rows, trial.work.outer)}
             asked.clear()
 
 
 def test_a_binary_is_compiled_once():
-    listed = orders(suite("tune"), H100)
+    listed = trials(suite("tune"), H100)
     found = tuner_torch.variants(listed)
-    assert len(found) < sum(len(order.tilings) for order in listed) / 20
+    assert len(found) < sum(len(trial.tilings) for trial in listed) / 20
     assert {(o.work.kind, o.work.gated, o.activation, o.biases, t.tiles) for o in listed for t in o.tilings} == {
         (o.work.kind, o.work.gated, o.activation, o.biases, t.tiles) for o in found for t in o.tilings
     }
 
 
 def test_binaries_are_compiled_by_launching(asked, tuner):
-    listed = orders(CASES, H100)
-    told = tuner.compile(orders=[order.to_json() for order in listed], seconds=60.0)
+    listed = trials(CASES, H100)
+    told = tuner.compile(trials=[trial.to_json() for trial in listed], seconds=60.0)
     assert told["launches"] == told["compiled"] == len(asked) == len(tuner_torch.variants(listed))
-    assert {tiling.tiles for _, tiling in asked} == {tiling.tiles for order in listed for tiling in order.tilings}
+    assert {tiling.tiles for _, tiling in asked} == {tiling.tiles for trial in listed for tiling in trial.tilings}
 
 
 def test_every_tiling_has_its_median(asked, tuner, monkeypatch):
-    monkeypatch.setattr(tuner_torch, "launch", lambda order, tiling, chain: [torch.ones(2)])
-    order, said = orders(CASES, H100)[0], []
-    found = tuner.measure(order=order.to_json(), emit=said.append)
-    assert found["us"] == {str(tiling): max(3.0, float(str(tiling)[-1])) for tiling in order.tilings}
-    assert said == [*map(str, order.tilings), "timing"]
+    monkeypatch.setattr(tuner_torch, "launch", lambda trial, tiling, chain: [torch.ones(2)])
+    trial, said = trials(CASES, H100)[0], []
+    found = tuner.measure(trial=trial.to_json(), emit=said.append)
+    assert found["us"] == {str(tiling): max(3.0, float(str(tiling)[-1])) for tiling in trial.tilings}
+    assert said == [*map(str, trial.tilings), "timing"]
 
 
 def test_a_tiling_of_other_bits_is_not_timed(asked, tuner, monkeypatch):
-    order = orders(CASES, H100)[0]
+    trial = trials(CASES, H100)[0]
     monkeypatch.setattr(
-        tuner_torch, "launch", lambda order, tiling, chain: [torch.tensor(float(tiling == order.tilings[1]))]
+        tuner_torch, "launch", lambda trial, tiling, chain: [torch.tensor(float(tiling == trial.tilings[1]))]
     )
     with pytest.raises(
-        RuntimeError, match=f"activated 40x64x32: {order.tilings[1]} gives other bits than {order.tilings[0]}"
+        RuntimeError, match=f"activated 40x64x32: {trial.tilings[1]} gives other bits than {trial.tilings[0]}"
     ):
-        tuner.measure(order=order.to_json(), emit=lambda _: None)
+        tuner.measure(trial=trial.to_json(), emit=lambda _: None)

@@ -1,5 +1,9 @@
 """Plans of the vendor's order through the Triton kernels: roundings, spelling, gradients, traces."""
 
+import re
+from dataclasses import replace
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -8,8 +12,11 @@ import triton.language as tl
 from adapter_torch import DEVICE, gradients, operands, run
 from vendor_model import CASES, PLANS, check, drawn_as
 
+from parity.contract import plan as planning
+from parity.contract.errors import UnsupportedError
 from parity.contract.saved import SAVES
-from torchfused import FusedMLP, functional, vendor
+from parity.contract.vendor import Record, layer
+from torchfused import FusedMLP, device, functional, vendor
 from torchfused.kernels import epilogue
 
 
@@ -84,3 +91,51 @@ def test_a_rounding_that_is_left_out_is_seen(room, activation, monkeypatch):
     monkeypatch.setattr(room, "rounded", left)
     with pytest.raises(AssertionError):
         check(run, drawn)
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """An H100 as far as anybody asks, of whose every product torch 9's order is on record; and this torch's build."""
+    found = SimpleNamespace(
+        name="H100", multi_processor_count=132, shared_memory_per_block_optin=232448, major=9, minor=0
+    )
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: found)
+    here = device._gpu.__wrapped__(0)
+    chains = {layer("float16", *sizes, False): {5: 1} for sizes in ((70, 96), (96, 24))}
+    record = {"H100": Record(vendor="torch 9", chains=chains)}
+    monkeypatch.setattr("parity.contract.vendor.records", lambda: record)
+    monkeypatch.setattr("parity.contract.plan.records", lambda: record)
+    monkeypatch.setattr(functional, "device_of", lambda _: here)
+    for cached in (functional._decided, planning._choose):
+        cached.cache_clear()
+    yield here
+    for cached in (functional._decided, planning._choose):
+        cached.cache_clear()
+
+
+def test_an_order_of_another_build_is_refused(gpu):
+    assert gpu.vendor == f"torch {torch.__version__}"
+    x, w_up, w_down = (torch.ones(shape, dtype=torch.float16) for shape in ((5, 70), (96, 70), (24, 96)))
+    said = (
+        "plan tiled/portable cannot run here: the vendor's order on H100 was recovered of torch 9, this is "
+        f"{gpu.vendor}; give split_k, or let `python -m parity vendor` recover it"
+    )
+    vendors = planning.Plan(order="vendor")
+    for call in (functional.fused_mlp, functional.explain, functional.stages):
+        with pytest.raises(UnsupportedError, match=re.escape(said)):
+            call(x, w_up, w_down, plan=vendors)
+    traced = torch.compile(
+        lambda x: functional.fused_mlp(x, w_up, w_down, plan=vendors), fullgraph=True, backend="aot_eager"
+    )
+    with pytest.raises(Exception, match=re.escape(said)):
+        traced(x)
+    # What the caller states is no record's.
+    assert functional.explain(x, w_up, w_down, plan=replace(vendors, split_k=1)).plan.split_k == (1, 1)
+
+
+def test_an_order_of_this_build_is_run(gpu, monkeypatch):
+    x, w_up, w_down = (torch.ones(shape, dtype=torch.float16) for shape in ((5, 70), (96, 70), (24, 96)))
+    monkeypatch.setattr(functional, "device_of", lambda _: replace(gpu, vendor="torch 9"))
+    found = functional.explain(x, w_up, w_down, plan=planning.Plan(order="vendor"))
+    assert found.plan.split_k == (1, 1)
+    assert "split_k is that of torch 9 on H100" in str(found)

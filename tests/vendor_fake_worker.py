@@ -1,11 +1,12 @@
 """A worker of `parity vendor` without a framework: ``python -m vendor_fake_worker jax|torch``. Eager sums over more
-than 4096 terms in two chains, or by no order at 5 rows; ``PARITY_FAULT`` makes a runner wrong."""
+than 4096 terms in two chains (with the fault "chains" in three), or by no order at 5 rows (with "lost" at 1, too);
+another ``PARITY_FAULT`` makes a runner wrong."""
 
 import os
 import sys
 
 from parity import protocol
-from parity.vendor_worker import Case, read
+from parity.vendor_worker import Mlp, read
 
 
 class Fake:
@@ -20,17 +21,17 @@ class Fake:
         if self.fault == "crash":
             os.abort()
         said = {"spent": False, "error": "ValueError: no" if self.fault == f"raise {self.framework}" else ""}
-        if isinstance(asked, Case):
-            return said | self.case(asked)
+        if isinstance(asked, Mlp):
+            return said | self.mlp(asked)
+        chains = 1 + (asked.inner > 4096) * (2 if self.fault == "chains" else 1)
+        lost = (1, 5) if self.fault == "lost" else (5,)
         rows = [
-            {"m": m, "chains": None, "balanced": 7, "equal": {"1": 0.5}}
-            if m == 5
-            else {"m": m, "chains": 1 + (asked.inner > 4096), "balanced": None, "equal": {"1": 1.0}}
+            {"m": m, "chains": None if m in lost else chains, "equal": {"1": 0.5 if m in lost else 1.0}}
             for m in asked.rows
         ]
         return said | {"rows": rows}
 
-    def case(self, case: Case):
+    def mlp(self, mlp: Mlp):
         operands = "other" if self.fault == f"operands {self.framework}" else "drawn"
         if self.framework == "jax":
             return {"operands": operands, "jaxfused": "b" if self.fault == "jaxfused" else "a"}

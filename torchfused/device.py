@@ -28,4 +28,6 @@ def _gpu(index: int) -> Device:
         sm_count=found.multi_processor_count,
         smem_bytes=found.shared_memory_per_block_optin,
         capability=(found.major, found.minor),
+        # Its own eager GEMMs are what a plan of the vendor's order promises: of another build they may add otherwise.
+        vendor=f"torch {torch.__version__}",
     )

@@ -51,8 +51,9 @@ def fused_mlp(
     Weights are nn.Linear's ``[out, in]``, any strides. float32, float16 or bfloat16, one for all operands; float32
     accumulation; the hidden layer and ``y`` are each rounded once to the operands' type. ``precision`` is "ieee" or,
     for float32, "tf32". ``plan`` forces how it runs; left out, ``explain`` tells what is chosen and why. A plan of the
-    vendor's order gives the bits of torch's eager MLP (contract/vendor.py), but not those of its gradients. Under
-    autocast the operands are cast to its type, as for nn.Linear.
+    vendor's order gives the bits of torch's eager MLP (contract/vendor.py), but not those of its gradients; without a
+    split_k it is refused where the torch that runs is not the build on record. Under autocast the operands are cast to
+    its type, as for nn.Linear.
 
     Differentiable once by torch.autograd; a gradient has its operand's type. ``save`` is what a fused plan keeps for
     the backward: "preact" (the pre-activations), "hidden" (those and the hidden layer), or "recompute" (nothing: the

@@ -78,7 +78,8 @@ class Problem:
 class Device:
     """Where the kernels run. ``kind`` "interpreter" is a CPU with the framework's kernel interpreter switched on,
     "cpu" one without. ``smem_bytes`` is the shared memory one program may use; ``capability`` the CUDA one; ``library``
-    whose GEMMs a library plan runs here.
+    whose GEMMs a library plan runs here; ``vendor`` the build that a recorded order must be of (vendor.py), such as
+    "torch 2.11.0+cu130"; empty where any will do.
     """
 
     kind: Literal["gpu", "interpreter", "cpu"]
@@ -87,6 +88,7 @@ class Device:
     smem_bytes: int = 0
     capability: tuple[int, int] = (0, 0)
     library: Literal["torch", "xla"] = "torch"
+    vendor: str = ""
 
 
 def smem_of(capability: tuple[int, int]) -> int:

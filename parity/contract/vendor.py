@@ -82,6 +82,8 @@ def unreplayed(problem: Problem, device: Device, split_k: object) -> str | None:
     record = records().get(device.name)
     if record is None:
         return f"the vendor's order was never recovered on {device.name}; {way}"
+    if device.vendor and device.vendor != record.vendor:
+        return f"the vendor's order on {device.name} was recovered of {record.vendor}, this is {device.vendor}; {way}"
     if not problem.packed:
         return f"the vendor's order was recovered for packed operands, one of these is strided; pack it, or {way}"
     first, second = products(problem)
