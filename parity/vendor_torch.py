@@ -43,20 +43,24 @@ class VendorTorch(Torch):
         """How many chains of the contract's give every bit of F.linear.
 
         Each product's terms come twice, with both signs, the second time in another order: what is left is the
-        roundings of the sum, and no other order leaves the same.
+        roundings of the sum, and no other order leaves the same. A bias is what takes away the last term, which comes
+        once: a product that adds it elsewhere than to the whole sum, or rounds that before, leaves something else.
         """
         torch = self.torch
-        dtype, half = getattr(torch, layer.dtype), layer.inner // 2
+        dtype, half = getattr(torch, layer.dtype), (layer.inner - layer.bias) // 2
         generator = torch.Generator(self.device).manual_seed(m)
 
-        def normal(rows: int) -> Any:
-            return SCALE * torch.randn(rows, half, device=self.device, generator=generator)
+        def normal(*shape: int) -> Any:
+            return (SCALE * torch.randn(shape, device=self.device, generator=generator)).to(dtype)
 
         order = torch.randperm(half, device=self.device, generator=generator)
-        a, b = normal(m).to(dtype), normal(layer.outer).to(dtype)
-        odd = [torch.ones(len(t), layer.inner - 2 * half, device=self.device, dtype=dtype) for t in (a, b)]
-        x, w = torch.cat([a, a[:, order], odd[0]], 1), torch.cat([b, -b[:, order], odd[1]], 1)
-        bias = torch.zeros(layer.outer, device=self.device, dtype=dtype) if layer.bias else None
+        a, b = normal(m, half), normal(layer.outer, half)
+        x, w = (t.new_zeros(len(t), layer.inner) for t in (a, b))
+        x[:, : 2 * half], w[:, : 2 * half] = torch.cat([a, a[:, order]], 1), torch.cat([b, -b[:, order]], 1)
+        bias = normal(layer.outer) if layer.bias else None
+        if bias is not None:
+            # (Of powers of two: the product is exact.)
+            x[:, -1], w[:, -1] = SCALE, -bias / SCALE
         y = self.reference.stages(x, w, w.new_ones(1, len(w)), b_up=bias, activation="identity")["s"]
         found: dict[str, Any] = {"m": m, "chains": None, "equal": {}}
         tried: list[list[tuple[int, int]]] = []
