@@ -11,8 +11,9 @@ from jax import numpy as jnp
 from jaxtyping import Float
 
 from parity.contract import explanation
+from parity.contract.choice import choose
 from parity.contract.explanation import Explanation
-from parity.contract.plan import LIBRARY, Plan, choose
+from parity.contract.plan import LIBRARY, Plan
 from parity.contract.problem import Device, Problem
 from parity.contract.request import NAMES, Operand, problem_of
 from parity.contract.saved import check_save

@@ -11,8 +11,9 @@ from jax import numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jax.custom_batching import custom_vmap
 
+from parity.contract.choice import choose
 from parity.contract.errors import UnsupportedError
-from parity.contract.plan import LIBRARY, Plan, choose
+from parity.contract.plan import LIBRARY, Plan
 from parity.contract.problem import Device, Problem
 from parity.contract.saved import saved_names
 

@@ -6,7 +6,8 @@ from functools import cache
 from typing import Literal
 
 from .contract.activations import ACTIVATIONS
-from .contract.plan import DECODE_ROWS, Backend, Plan, Strategy, limitation
+from .contract.choice import limitation
+from .contract.plan import DECODE_ROWS, Backend, Plan, Strategy
 from .contract.problem import Device, Problem
 from .contract.saved import SAVES
 from .contract.tiles import Tiles

@@ -85,7 +85,7 @@ def drift(
     Exit code 1 where a runner fails, has bits that the emulator does not give, or does not as predicted when its knob
     is turned, or where, on a GPU, the twins differ. Where an order cannot be found, it says why.
     """
-    from .contract.plan import limitation
+    from .contract.choice import limitation
     from .drift_report import SCHEMA, Asked, report
     from .drift_table import kind, print_drift, print_drifts
     from .golden import DTYPES

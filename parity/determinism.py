@@ -16,7 +16,8 @@ import numpy as np
 
 from . import stimulus
 from .cases import OWN_PLANS, PLANS, TILED, Case, build
-from .contract.plan import Plan, Strategy, limitation
+from .contract.choice import limitation
+from .contract.plan import Plan, Strategy
 from .contract.problem import Problem
 from .contract.vendor import Order
 from .judge import FUSED

@@ -19,7 +19,8 @@ import numpy as np
 
 from . import epilogue, stimulus
 from .compare import same_bits
-from .contract.plan import Backend, Plan, Strategy, limitation
+from .contract.choice import limitation
+from .contract.plan import Backend, Plan, Strategy
 from .contract.problem import Device, Problem
 from .emulator import ascending
 from .judge import FUSED

@@ -5,7 +5,8 @@ import sys
 from typing import Any
 
 from . import protocol
-from .contract.plan import Plan, choose
+from .contract.choice import choose
+from .contract.plan import Plan
 from .contract.problem import Problem
 from .protocol import digest
 from .vendor_worker import MEAN, MIXES, STRIDE, Layer, Mlp, answered, cuts, digest_of, read, seed

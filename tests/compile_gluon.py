@@ -13,7 +13,8 @@ from triton.backends.compiler import GPUTarget
 from triton.backends.driver import DriverBase
 
 from parity.contract.activations import ACTIVATIONS
-from parity.contract.plan import Plan, choose
+from parity.contract.choice import choose
+from parity.contract.plan import Plan
 from parity.contract.problem import Device, Problem, smem_of
 from parity.contract.request import NAMES
 from parity.contract.tiles import Tiles

@@ -16,7 +16,8 @@ from triton.backends import nvidia
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from parity.contract.plan import Plan, choose
+from parity.contract.choice import choose
+from parity.contract.plan import Plan
 from parity.contract.problem import Device, Problem, smem_of
 from torchfused import launch, launch_decode_portable, launch_tiled_portable
 from torchfused.activations import ACTIVATIONS

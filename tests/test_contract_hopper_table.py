@@ -6,9 +6,10 @@ from dataclasses import replace
 import pytest
 
 from parity.contract import hopper_table
+from parity.contract.choice import complete
 from parity.contract.hopper_table import faults, parse, tiling_for
 from parity.contract.hopper_tiles import Tiling, Work, candidates, forward_of, modelled, unfit
-from parity.contract.plan import Plan, complete
+from parity.contract.plan import Plan
 from parity.contract.problem import Device, Problem
 from parity.contract.tiles import Tiles
 

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from bench.workloads import Case
+from parity.contract.choice import choose
 from parity.contract.measured import FASTER, Region
 from parity.contract.plan import LIBRARY as LIBRARY_PLAN
-from parity.contract.plan import Plan, choose
+from parity.contract.plan import Plan
 from parity.contract.problem import Device, Problem
 
 RESULTS = Path(__file__).parents[1] / "bench/results"

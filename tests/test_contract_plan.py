@@ -6,10 +6,11 @@ from itertools import product
 
 import pytest
 
+from parity.contract.choice import choose, complete, limitation
 from parity.contract.dtypes import DTYPES
 from parity.contract.errors import UnsupportedError
 from parity.contract.measured import FASTER
-from parity.contract.plan import LIBRARY, Backend, Plan, Strategy, choose, complete, limitation
+from parity.contract.plan import LIBRARY, Backend, Plan, Strategy
 from parity.contract.problem import Device, Problem
 from parity.contract.schedule import decode_stages
 from parity.contract.tiles import Tiles, chain_length, stage_bytes

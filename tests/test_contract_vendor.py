@@ -12,8 +12,9 @@ from scipy import special
 
 from parity import vendor_spelling as spelled
 from parity.contract import activations, vendor
+from parity.contract.choice import choose, limitation
 from parity.contract.errors import UnsupportedError
-from parity.contract.plan import LIBRARY, Backend, Plan, Strategy, choose, limitation
+from parity.contract.plan import LIBRARY, Backend, Plan, Strategy
 from parity.contract.problem import Device, Problem
 from parity.contract.vendor import FILE, Order, Record, layer, records
 from parity.protocol import plan_from_dict
@@ -36,16 +37,16 @@ def known(monkeypatch):
         layer("bfloat16", 4096, 512, False): {16: 3, 64: 2, 128: 1},
     }
     monkeypatch.setattr(vendor, "records", lambda: {"H100": Record(vendor="torch 9", chains=chains)})
-    monkeypatch.setattr("parity.contract.plan.records", vendor.records)
+    monkeypatch.setattr("parity.contract.choice.records", vendor.records)
     choose_again()
     yield
     choose_again()
 
 
 def choose_again():
-    from parity.contract import plan
+    from parity.contract import choice
 
-    plan._choose.cache_clear()
+    choice._choose.cache_clear()
 
 
 def test_a_plan_holds_its_order():

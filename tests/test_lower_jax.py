@@ -10,8 +10,9 @@ from jaxlib.triton import dialect
 
 from jaxfused import launch
 from parity.contract.activations import ACTIVATIONS
+from parity.contract.choice import choose
 from parity.contract.dtypes import DTYPES
-from parity.contract.plan import Gemm, Plan, choose
+from parity.contract.plan import Gemm, Plan
 from parity.contract.problem import Device, Problem
 from parity.contract.saved import saved_names
 from parity.contract.schedule import COLUMNS, schedule

@@ -10,10 +10,11 @@ from test_lower_jax_hopper import DEVICE, SHORT, count, lowered
 
 from jaxfused import activations, launch, launch_tiled_hopper
 from parity.contract.activations import ACTIVATIONS
+from parity.contract.choice import choose
 from parity.contract.errors import UnsupportedError
 from parity.contract.hopper_table import tiling_for
 from parity.contract.hopper_tiles import Tiling, Work, shared
-from parity.contract.plan import Gemm, Plan, choose
+from parity.contract.plan import Gemm, Plan
 from parity.contract.problem import Problem
 from parity.contract.tiles import Tiles
 

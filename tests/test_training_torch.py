@@ -9,8 +9,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 from yardstick import SMALL, draw, upstream
 
+from parity.contract.choice import choose
 from parity.contract.errors import UnsupportedError
-from parity.contract.plan import LIBRARY, Plan, choose
+from parity.contract.plan import LIBRARY, Plan
 from parity.contract.saved import SAVES
 from torchfused import FusedMLP, explain, functional, fused_mlp, launch_tiled_portable
 from torchfused.device import device_of

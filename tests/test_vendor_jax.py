@@ -11,7 +11,7 @@ from vendor_model import CASES, PLANS, check, drawn_as
 from jaxfused import FusedMLP, functional, linen, vendor
 from jaxfused.device import device_of
 from jaxfused.kernels import epilogue
-from parity.contract import plan
+from parity.contract import choice
 from parity.contract.plan import Plan
 from parity.contract.saved import SAVES
 from parity.contract.vendor import Order, Record, layer
@@ -61,8 +61,8 @@ def test_vmap_keeps_the_chains_of_a_row(monkeypatch):
     record = Record(vendor="torch 9", chains={key: {1: 2, 4: 1} for key in layers})
     known = {device_of(given["x"]).name: record}
     monkeypatch.setattr("parity.contract.vendor.records", lambda: known)
-    monkeypatch.setattr("parity.contract.plan.records", lambda: known)
-    plan._choose.cache_clear()
+    monkeypatch.setattr("parity.contract.choice.records", lambda: known)
+    choice._choose.cache_clear()
 
     def mlp(x):
         return functional.fused_mlp(**given | {"x": x[None]}, **drawn.options)[0]
@@ -71,7 +71,7 @@ def test_vmap_keeps_the_chains_of_a_row(monkeypatch):
     for rows in (3, 4):
         one_by_one = np.stack([mlp(row) for row in x[:rows]])
         assert np.array_equal(jax.vmap(mlp)(x[:rows]), one_by_one)
-    plan._choose.cache_clear()
+    choice._choose.cache_clear()
 
 
 def test_explain_names_the_order():

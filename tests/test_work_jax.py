@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import pytest
 
 from jaxfused import launch, launch_tiled_hopper
+from parity.contract.choice import choose
 from parity.contract.hopper_tiles import backward_of, forward_of
-from parity.contract.plan import Plan, choose
+from parity.contract.plan import Plan
 from parity.contract.problem import Device, Problem, smem_of
 
 H100 = Device(

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
+from parity.contract.choice import choose
 from parity.contract.hopper_tiles import backward_of, forward_of
-from parity.contract.plan import Plan, choose
+from parity.contract.plan import Plan
 from parity.contract.problem import Device, Problem, smem_of
 from torchfused import launch, launch_tiled_hopper
 

@@ -12,9 +12,10 @@ from torch.autograd import forward_ad
 from torch.fx.experimental.symbolic_shapes import guard_scalar
 
 from parity.contract import explanation
+from parity.contract.choice import choose
 from parity.contract.errors import UnsupportedError
 from parity.contract.explanation import Explanation
-from parity.contract.plan import LIBRARY, Plan, Strategy, check_plan, choose
+from parity.contract.plan import LIBRARY, Plan, Strategy, check_plan
 from parity.contract.problem import Problem
 from parity.contract.request import NAMES, Operand, problem_of
 from parity.contract.saved import check_save

@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from .plan import Plan, Strategy, choose
+from .choice import choose
+from .plan import Plan, Strategy
 from .problem import Device, Problem
 from .roofs import ROOFS
 
