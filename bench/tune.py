@@ -155,7 +155,9 @@ class Tune:
         """What makes measuring quick and steady; launches are measured without it too."""
         try:
             answer = self._worker.call(operation, timeout=self._limit(limit), **arguments)
-            self._say(f"{operation}: {', '.join(f'{value:g} {name}' for name, value in answer.items())}")
+            error = answer.pop("error", "")
+            counts = ", ".join(f"{value:g} {name}" for name, value in answer.items())
+            self._say(f"{operation}: {counts}{error and f'; {error}'}")
         except WorkerError as error:
             self._say(f"{operation}: {error}")
 

@@ -25,7 +25,12 @@ class FakeTuner:
         return {"seconds": 0.0}
 
     def compile(self, *, trials: list[dict], seconds: float) -> dict:
-        return {"launches": len(trials), "compiled": 0, "seconds": 0.0}
+        return {
+            "launches": len(trials),
+            "compiled": 0,
+            "seconds": 0.0,
+            "error": os.environ.get("BENCH_FAKE_UNCOMPILED", ""),
+        }
 
     def measure(self, *, trial: dict, emit: Callable[[str], None]) -> dict:
         wanted = Trial.from_json(trial)

@@ -28,7 +28,7 @@ from torchfused.launch_tiled_hopper import hidden_bwd, linear, product
 
 from . import timer_torch
 from .gpu import find
-from .protocol import serve
+from .protocol import describe, serve
 from .tune import Trial
 
 # The most launches of a chain.
@@ -59,16 +59,22 @@ class TorchTuner:
         return {"seconds": round(timer_torch.settle(self._device, find()), 1)}
 
     def compile(self, *, trials: list[dict], seconds: float) -> dict:
-        """Every binary that the trials need, by launching each once on few operands; those that ``seconds`` leave
-        undone are compiled when they are measured."""
+        """Every binary that the trials need, by launching each once on few operands. None is begun after ``seconds``,
+        and all that were are done: what is left is compiled when it is measured. ``error``: the first one's, if any."""
         start, todo = time.monotonic(), variants(map(Trial.from_json, trials))
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             running = [pool.submit(self._launched, trial) for trial in todo]
-            done, _ = wait(running, timeout=seconds)
-            pool.shutdown(wait=False, cancel_futures=True)
+            wait(running, timeout=seconds)
+            pool.shutdown(wait=True, cancel_futures=True)
         torch.cuda.synchronize()
-        compiled = sum(not future.cancelled() and future.exception() is None for future in done)
-        return {"launches": len(todo), "compiled": compiled, "seconds": round(time.monotonic() - start, 1)}
+        errors = [future.exception() for future in running if not future.cancelled()]
+        failed = [error for error in errors if error is not None]
+        return {
+            "launches": len(todo),
+            "compiled": len(errors) - len(failed),
+            "seconds": round(time.monotonic() - start, 1),
+            "error": describe(failed[0]) if failed else "",
+        }
 
     def measure(self, *, trial: dict, emit: Callable[[str], None]) -> dict:
         """``us``: tiling -> median microseconds. Raises RuntimeError where two tilings' results differ."""

@@ -56,6 +56,12 @@ def test_every_tiling_of_every_launch_is_measured(tmp_path):
     assert f"the model's {modelled(UP, DEVICE)}" in answer.stdout
 
 
+def test_what_did_not_compile_is_said(tmp_path):
+    answer = tune(tmp_path / "tiles.json", *CASES, BENCH_FAKE_UNCOMPILED="OutOfResources: shared memory")
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+    assert f"compile: {COUNT} launches, 0 compiled, 0 seconds; OutOfResources: shared memory" in answer.stdout
+
+
 def test_missing_goes_on_where_the_time_was_used_up(tmp_path):
     path = tmp_path / "tiles.json"
     answer = tune(path, *CASES, "--budget-seconds", "3", BENCH_FAKE_PAUSE="0.7")

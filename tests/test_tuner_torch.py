@@ -1,5 +1,6 @@
 """The tuner's worker without its GPU: which launches it makes, which binaries it compiles, what it times."""
 
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -66,6 +67,40 @@ def test_binaries_are_compiled_by_launching(asked, tuner):
     told = tuner.compile(trials=[trial.to_json() for trial in listed], seconds=60.0)
     assert told["launches"] == told["compiled"] == len(asked) == len(tuner_torch.variants(listed))
     assert {tiling.tiles for _, tiling in asked} == {tiling.tiles for trial in listed for tiling in trial.tilings}
+
+
+def test_what_was_begun_is_compiled_before_anything_is_measured(tuner, monkeypatch):
+    """However little time there is; what was not begun never is."""
+    begun, done = [], []
+
+    def launch(trial, tiling, chain):
+        begun.append(trial)
+        # Long enough that the time is over first.
+        time.sleep(0.2)
+        done.append(trial)
+        return []
+
+    monkeypatch.setattr(tuner_torch, "launch", launch)
+    monkeypatch.setattr(tuner_torch.os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(tuner_torch, "operands", lambda trial, device: {})
+    told = tuner.compile(trials=[trial.to_json() for trial in trials(CASES, H100)], seconds=0.05)
+    assert len(begun) == len(done) == told["compiled"] == 2
+    assert told["launches"] > 2
+    assert told["error"] == ""
+
+
+def test_what_does_not_compile_is_told(tuner, monkeypatch):
+    listed = trials(CASES, H100)
+    failing = [tuner_torch.variants(listed)[i] for i in (1, 3)]
+
+    def launch(trial, tiling, chain):
+        if trial in failing:
+            raise RuntimeError(f"no {trial.work.kind}")
+
+    monkeypatch.setattr(tuner_torch, "launch", launch)
+    told = tuner.compile(trials=[trial.to_json() for trial in listed], seconds=60.0)
+    assert told["launches"] - told["compiled"] == 2
+    assert told["error"] == f"RuntimeError: no {failing[0].work.kind}"
 
 
 def test_every_tiling_has_its_median(asked, tuner, monkeypatch):
