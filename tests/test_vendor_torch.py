@@ -12,8 +12,9 @@ import triton.language as tl
 from adapter_torch import DEVICE, gradients, operands, run
 from vendor_model import CASES, PLANS, check, drawn_as
 
-from parity.contract import plan as planning
+from parity.contract import choice
 from parity.contract.errors import UnsupportedError
+from parity.contract.plan import Plan
 from parity.contract.saved import SAVES
 from parity.contract.vendor import Record, layer
 from torchfused import FusedMLP, device, functional, vendor
@@ -104,12 +105,12 @@ def gpu(monkeypatch):
     chains = {layer("float16", *sizes, False): {5: 1} for sizes in ((70, 96), (96, 24))}
     record = {"H100": Record(vendor="torch 9", chains=chains)}
     monkeypatch.setattr("parity.contract.vendor.records", lambda: record)
-    monkeypatch.setattr("parity.contract.plan.records", lambda: record)
+    monkeypatch.setattr("parity.contract.choice.records", lambda: record)
     monkeypatch.setattr(functional, "device_of", lambda _: here)
-    for cached in (functional._decided, planning._choose):
+    for cached in (functional._decided, choice._choose):
         cached.cache_clear()
     yield here
-    for cached in (functional._decided, planning._choose):
+    for cached in (functional._decided, choice._choose):
         cached.cache_clear()
 
 
@@ -120,7 +121,7 @@ def test_an_order_of_another_build_is_refused(gpu):
         "plan tiled/portable cannot run here: the vendor's order on H100 was recovered of torch 9, this is "
         f"{gpu.vendor}; give split_k, or let `python -m parity vendor` recover it"
     )
-    vendors = planning.Plan(order="vendor")
+    vendors = Plan(order="vendor")
     for call in (functional.fused_mlp, functional.explain, functional.stages):
         with pytest.raises(UnsupportedError, match=re.escape(said)):
             call(x, w_up, w_down, plan=vendors)
@@ -136,6 +137,6 @@ def test_an_order_of_another_build_is_refused(gpu):
 def test_an_order_of_this_build_is_run(gpu, monkeypatch):
     x, w_up, w_down = (torch.ones(shape, dtype=torch.float16) for shape in ((5, 70), (96, 70), (24, 96)))
     monkeypatch.setattr(functional, "device_of", lambda _: replace(gpu, vendor="torch 9"))
-    found = functional.explain(x, w_up, w_down, plan=planning.Plan(order="vendor"))
+    found = functional.explain(x, w_up, w_down, plan=Plan(order="vendor"))
     assert found.plan.split_k == (1, 1)
     assert "split_k is that of torch 9 on H100" in str(found)
