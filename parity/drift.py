@@ -95,7 +95,10 @@ def pair(emulation: Emulation, found: Mapping[str, Stages], a: Portrait, b: Port
         recipe, came = a.recipe, one
         last = stage.compute(recipe, came)
         wrong = unlike(last, mine)
-        turned = [name for name in stage.came if unlike(one[name], two[name]).any()]
+        # The next stage reads all of a tap's bits, also those that the other runner's narrower tap has not.
+        turned = [name for name in stage.came if not np.array_equal(one[name], two[name], equal_nan=True)]
+        moved = [name for name in turned if unlike(one[name], two[name]).any()]
+        taps = " and ".join("h" if name == LEFT else name for name in moved or turned)
         knobs = [knob for knob in stage.knobs if knob.read(a.recipe) != knob.read(b.recipe)]
         for knob in ([None] if turned else []) + knobs:
             only = a.recipe if knob is None else knob.write(a.recipe, knob.read(b.recipe))
@@ -106,9 +109,7 @@ def pair(emulation: Emulation, found: Mapping[str, Stages], a: Portrait, b: Port
             steps.append(
                 Step(
                     stage=stage.name,
-                    knob=knob.name
-                    if knob
-                    else f"{' and '.join('h' if name == LEFT else name for name in turned)} it came from",
+                    knob=knob.name if knob else f"{taps} it came from" if moved else f"{taps} it came from, rounded",
                     a=knob.say(knob.read(a.recipe)) if knob else a.runner,
                     b=knob.say(knob.read(b.recipe)) if knob else b.runner,
                     alone=int((apart & ~unlike(alone, other)).sum()),

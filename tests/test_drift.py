@@ -5,6 +5,7 @@ import subprocess
 import sys
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from test_golden import emulated
 from typer.testing import CliRunner
@@ -85,6 +86,21 @@ def test_rounding_s_is_named():
     assert [(step.knob, step.a, step.b) for step in apart.steps if step.stage == "s"] == [
         ("s is rounded", "False", "True")
     ]
+
+
+def test_a_rounding_that_s_own_tap_hides_is_turned_too():
+    """A framework's s is as narrow as its h: no bit of it differs from a wider tap, and all that comes of it does."""
+    silu = replace(HALF, activation="silu")
+    arrays, _, (wide, _) = portraits("hopper", silu)
+    narrow = replace(wide, runner="eager", recipe=replace(wide.recipe, round_s=True, spelling="framework"))
+    found = {one.runner: stages(silu, arrays, one.recipe) for one in (wide, narrow)}
+    found["eager"] = {**found["eager"], "s": found["eager"]["s"].astype(np.float16)}
+    for a, b in ((wide, narrow), (narrow, wide)):
+        apart = pair(on(silu, arrays), found, a, b)
+        assert apart.differ["s"] == 0
+        assert apart.differ["h"] > 0
+        assert set(apart.unexplained.values()) == {0}
+        assert "s it came from, rounded" in {step.knob for step in apart.steps if step.stage == "h"}
 
 
 @pytest.mark.parametrize("fault", ["dropped_k_tail", "rows_swapped", "y_truncated", "bias_up_skipped"])

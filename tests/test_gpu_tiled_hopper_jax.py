@@ -21,6 +21,7 @@ from parity.contract.activations import ACTIVATIONS
 from parity.contract.hopper_table import tiling_for
 from parity.contract.plan import Plan
 from parity.contract.tiles import Tiles
+from parity.contract.vendor import Order
 
 pytestmark = [pytest.mark.gpu, on_hopper, pytest.mark.usefixtures("strict_jax")]
 
@@ -77,8 +78,8 @@ def test_the_hidden_gradient_has_the_bits_of_portable(activation, save, gated):
     dy, w = normal(m, n), normal(h, n)
     options = {"activation": activation, "precision": "ieee"}
     found, want = (
-        jax.jit(partial(launches.hidden_bwd, device_of(dy), **options))(dy, w, saved)
-        for launches in (launch_tiled_hopper, launch_tiled_portable)
+        jax.jit(partial(launches.hidden_bwd, device_of(dy), **options, **order))(dy, w, saved)
+        for launches, order in ((launch_tiled_hopper, {}), (launch_tiled_portable, {"order": Order.FUSED}))
     )
     assert found.keys() == want.keys()
     assert [name for name in want if found[name].tobytes() != want[name].tobytes()] == []
