@@ -47,10 +47,6 @@ class Portrait:
     total: Counts
     why: dict[str, str] = field(default_factory=dict)
 
-    @property
-    def exact(self) -> bool:
-        return not any(self.wrong.values())
-
 
 def adders(problem: Problem, tensor: bool) -> list[Adder]:
     """What a GEMM of the problem's type may add with: its tensor core, or IEEE float32 with fma or without."""

@@ -75,8 +75,10 @@ def test_chains_are_the_recorded_ones(known):
     assert choice.why == "forced by the caller; split_k is that of torch 9 on H100"
     assert choose(GATED, H100, VENDOR).plan.split_k == (1, 3)
     assert choose(replace(PLAIN, m=64), H100, replace(VENDOR, strategy=Strategy.DECODE)).plan.split_k == (2, 2)
-    # No rows have no sums, whatever was recovered.
-    assert choose(replace(PLAIN, m=0), H100, VENDOR).plan.split_k == (1, 1)
+    # No rows have no sums, whatever was recovered, and wherever.
+    for device in (H100, replace(H100, name="another")):
+        none = choose(replace(PLAIN, m=0), device, VENDOR)
+        assert (none.plan.split_k, none.why) == ((1, 1), "forced by the caller")
     # The build on record; and one that does not matter where nothing is left to the record.
     assert choose(PLAIN, replace(H100, vendor="torch 9"), VENDOR).plan == choice.plan
     assert choose(PLAIN, replace(H100, vendor="torch 10"), replace(VENDOR, split_k=(1, 3))).plan == choice.plan

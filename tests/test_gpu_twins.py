@@ -1,12 +1,8 @@
 """The twins on one GPU, a process each: the same bits for every activation, forward and backward, and for whole layers
 of a language model, whose gradients the parity run does not compare."""
 
-import json
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
+from both_twins import told_by_both
 
 from parity.gpu import find_gpu
 
@@ -38,24 +34,9 @@ print(json.dumps(found))
 
 @pytest.fixture(scope="module")
 def results() -> dict[str, dict[str, str]]:
-    here = str(Path(__file__).parent)
     gpu = find_gpu()
     backends = ["portable", "hopper"] if gpu and gpu.device.capability == (9, 0) else ["portable"]
-    started = {
-        twin: subprocess.Popen(
-            [sys.executable, "-c", RUN.format(twin=twin, backends=backends), here],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for twin in ("jax", "torch")
-    }
-    found = {}
-    for twin, process in started.items():
-        out, problems = process.communicate()
-        assert process.returncode == 0, problems[-3000:]
-        found[twin] = json.loads(out.splitlines()[-1])
-    return found
+    return told_by_both(RUN, backends=backends)
 
 
 def test_equal_bit_for_bit(results):

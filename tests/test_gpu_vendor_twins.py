@@ -1,12 +1,8 @@
 """The twins on one GPU, a process each: the vendor's order gives the same bits in both, for every 16-bit number that an
 activation can be given, and for layers."""
 
-import json
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
+from both_twins import told_by_both
 
 pytestmark = pytest.mark.gpu
 
@@ -53,21 +49,7 @@ print(json.dumps(found))
 
 
 def test_equal_bit_for_bit():
-    here = str(Path(__file__).parent)
-    started = {
-        twin: subprocess.Popen(
-            [sys.executable, "-c", RUN.format(twin=twin), here],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for twin in ("jax", "torch")
-    }
-    found = {}
-    for twin, process in started.items():
-        out, problems = process.communicate()
-        assert process.returncode == 0, problems[-3000:]
-        found[twin] = json.loads(out.splitlines()[-1])
+    found = told_by_both(RUN)
     jax, torch = found["jax"], found["torch"]
     assert jax.keys() == torch.keys()
     assert len(jax) > 100

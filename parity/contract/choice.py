@@ -50,7 +50,9 @@ def _choose(problem: Problem, device: Device, forced: Plan | None, training: boo
         if training and forced.strategy is Strategy.DECODE and forced.backend is Backend.HOPPER:
             why = "forced by the caller; decode/hopper has no backward, tiled/hopper of the same bits has one"
             return Choice(plan=complete(replace(forced, strategy=Strategy.TILED), problem, device), why=why)
-        of = "" if forced.split_k else f"; split_k is that of {records()[device.name].vendor} on {device.name}"
+        # (No rows need no record.)
+        given = forced.split_k or not problem.m
+        of = "" if given else f"; split_k is that of {records()[device.name].vendor} on {device.name}"
         return Choice(plan=complete(forced, problem, device), why=f"forced by the caller{of}")
     limit = limitation(problem, device, Plan())
     if limit and device.kind == "interpreter":
