@@ -337,9 +337,14 @@ def test_strided_operands_are_no_packed_problem():
 
 def test_a_plan_of_the_callers_is_a_constant_of_a_trace():
     x, w_up, w_down = torch.ones(2, 8), torch.ones(16, 8), torch.ones(4, 16)
-    plan = Plan(up=Tiles(m=16, n=16, k=16), split_k=(2, 1))
-    compiled = torch.compile(lambda x: fused_mlp(x, w_up, w_down, plan=plan), fullgraph=True, backend="eager")
-    assert torch.equal(compiled(x), fused_mlp(x, w_up, w_down, plan=plan))
+    # (Dynamo takes a number for a dynamic one where a second trace of the same code has another.)
+    for plan in (
+        Plan(up=Tiles(m=16, n=16, k=16), split_k=(2, 1)),
+        Plan(up=Tiles(m=32, n=16, k=32), split_k=(3, 2)),
+        Plan(up=Tiles(m=64, n=32, k=16), split_k=(4, 3)),
+    ):
+        compiled = torch.compile(lambda x, p=plan: fused_mlp(x, w_up, w_down, plan=p), fullgraph=True, backend="eager")
+        assert torch.equal(compiled(x), fused_mlp(x, w_up, w_down, plan=plan))
 
 
 def test_a_plan_that_is_no_plan_is_refused_before_anything_is_cached():

@@ -1,6 +1,7 @@
 """fused_mlp: one call, checked before anything is launched."""
 
 import math
+from collections.abc import Iterable
 from functools import lru_cache, partial
 from operator import is_
 from typing import Any
@@ -228,8 +229,12 @@ def _shape(t: Tensor) -> tuple[int, ...]:
 
 
 def _constant_shape(t: Tensor) -> tuple[Any, ...]:
-    # A trace with dynamic sizes is made anew for each: the plan hangs on them.
-    return tuple([guard_scalar(size) for size in t.shape])
+    return _constants(t.shape)
+
+
+def _constants(numbers: Iterable[int]) -> tuple[Any, ...]:
+    # A trace whose sizes are dynamic, or a second plan's numbers, is made anew for each: what is decided hangs on them.
+    return tuple([guard_scalar(number) for number in numbers])
 
 
 def _decide(described: tuple, activation: str, precision: str, plan: Plan | None, trains: bool) -> str:
@@ -239,8 +244,9 @@ def _decide(described: tuple, activation: str, precision: str, plan: Plan | None
     parts = None
     if plan is not None:
         # (dynamo of torch 2.11 hands on what a plan is made of, and no plan.)
-        tiles = tuple([None if cut is None else (cut.m, cut.n, cut.k) for cut in (plan.up, plan.down)])
-        parts = plan.strategy, plan.backend, tiles, plan.split_k, plan.order
+        tiles = tuple([None if cut is None else _constants((cut.m, cut.n, cut.k)) for cut in (plan.up, plan.down)])
+        splits = None if plan.split_k is None else _constants(plan.split_k)
+        parts = plan.strategy, plan.backend, tiles, splits, plan.order
     return _constant(described, activation, precision, parts, trains)
 
 
