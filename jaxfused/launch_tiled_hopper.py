@@ -133,20 +133,25 @@ def _launch(
     """``outputs``: the kernel's, in its order; those that are not in ``out`` are absent, as operands that are None."""
     if work.rows == 0:
         return {name: jnp.zeros(shape.shape, shape.dtype) for name, shape in out.items()}
-    tiles = tiling.tiles
+    tiles, turns = tiling.tiles, not shared(tiling.tiles, work.weights)
     reason = unfit(tiles, work, device)
     if reason:
         raise UnsupportedError(f"{work} cannot run here: {reason}; use one that is, or leave it out")
     present = {name: operand for name, operand in operands.items() if operand is not None}
     names = [*present, *out]
+    rows = -(work.rows // -tiles.m)
+    # Tiles of one warpgroup each ask L2 for more than it gives, unless two programs bring an operand together. Of an
+    # odd row of tiles one would compute nothing.
+    cluster = 2 if turns and rows % 2 == 0 else 1
     # BLOCKS of 128 bytes a row for each type that goes out, and s and u, that come in.
     kinds = {jnp.dtype(shape.dtype) for shape in out.values()}
     staged = BLOCKS * 2 * len(kinds) + sum(present[name].dtype.itemsize for name in ("s", "u") if name in present)
     body = partial(
         kernel,
         tiles=tiles,
-        shared=shared(tiles, work.weights),
+        shared=not turns,
         stages=slots(tiles, work.weights, staged, device),
+        cluster=cluster,
         group_m=tiling.group_m,
         **constants,
     )
@@ -158,8 +163,10 @@ def _launch(
     results = plgpu.kernel(
         launched,
         out_type=list(out.values()),
-        grid=(min(-(work.rows // -tiles.m) * -(work.outer // -tiles.n), device.sm_count),),
+        grid=(min(rows * -(work.outer // -tiles.n), device.sm_count) // cluster,),
         grid_names=("program",),
+        cluster=(cluster,),
+        cluster_names=("cluster",),
         num_threads=WARPGROUPS,
         thread_name="warpgroup",
         kernel_name=getattr(kernel, "__name__", "kernel").removesuffix("_kernel"),

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.usefixtures("strict_jax")
 
 STEPS = {
     "mul": r"mul\.rn\.f32 ", "add": r"add\.rn\.f32 ", "sub": r"sub\.rn\.f32 ", "div": r"div\.full\.f32 ",
-    "exp2": r"ex2\.approx\.f32 ",
+    "exp2": r"ex2\.approx\.ftz\.f32 ",
 }  # fmt: skip
 # Ragged along every axis; and not, so that Pallas brings a tile of any operand in one copy.
 RAGGED, EVEN = (300, 264, 520), (384, 256, 512)
@@ -58,9 +58,10 @@ def check(kernel: dict, size: tuple[int, int], tiles: Tiles, weights: int = 1, k
     assert kernel["block"] == [3 * 128, 1, 1]
     assert kernel["smem"] <= DEVICE.smem_bytes
     # 64 rows and 16 terms at a time, of a step of 64 terms.
-    chain = weights * 4 * (tiles.m // 64) // (2 if shared(tiles, weights) else 1)
+    chain = 4 * (tiles.m // 64) // (2 if shared(tiles, weights) else 1)
     assert count(r"wgmma\.mma_async", kernel) == chain
-    assert count(rf"wgmma\.mma_async\.sync\.aligned\.m64n{tiles.n}k16\.f32\.{kind}\.{kind} ", kernel) == chain
+    # Of two weights, both at once.
+    assert count(rf"wgmma\.mma_async\.sync\.aligned\.m64n{weights * tiles.n}k16\.f32\.{kind}\.{kind} ", kernel) == chain
     # Registers are handed from those that load to those that multiply.
     assert count(r"setmaxregister|setmaxnreg", kernel) == 2
     assert count(r"\bfma\b|arith\.(sub|mul|div)f|math\.", kernel) == 0
@@ -71,6 +72,32 @@ def moved(kernel: dict) -> tuple[int, int]:
     ways = "shared.cluster.global", "global.shared.cta"
     into, out = (count(re.escape(f"bulk.tensor.{way}"), kernel) for way in ways)
     return into, out
+
+
+def shares(kernel: dict) -> int:
+    """TMA copies in whose bytes go to both programs of a cluster."""
+    segments = r'cluster\.global"\(.*operandSegmentSizes = array<i32: ([\d, ]+)>'
+    # Into, the descriptor, where from, the barrier, offsets, to whom, ...
+    return sum(sizes.split(", ")[5] == "1" for sizes in re.findall(segments, kernel["ir"]))
+
+
+@pytest.mark.parametrize(("columns", "weights"), TILES)
+@pytest.mark.parametrize(("m", "k", "n"), [(512, *EVEN[1:]), (500, *RAGGED[1:]), EVEN, (128, *EVEN[1:])])
+def test_two_programs_bring_a_right_operand_together(m, k, n, columns, weights):
+    tiles = tile(columns)
+    gated = {"gate": held(k, n)} if weights == 2 else {}
+    options = {"b": None, "activation": "identity", "precision": "ieee"}
+    (kernel,) = lowered(
+        lambda x, w, gated: launch_tiled_hopper.linear(Gemm(tiles=tiles, split_k=1), DEVICE, x, w, **gated, **options),
+        held(m, k), held(k, n), gated,
+    )  # fmt: skip
+    check(kernel, (m, n), tiles, weights)
+    # Tiles of a warpgroup each, an even number of rows of them.
+    together = not shared(tiles, weights) and m > 384
+    assert shares(kernel) == together * weights * copies(columns, n)
+    # Both have set up their barriers before either brings something, and free each other's slots.
+    assert count(r"nvvm\.cluster\.wait", kernel) == together
+    assert count(r"mbarrier\.arrive\.shared::cluster", kernel) == together * 2
 
 
 @pytest.mark.parametrize(("size", "taps"), [(RAGGED, None), (RAGGED, "float32"), (EVEN, "bfloat16")])

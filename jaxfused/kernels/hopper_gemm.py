@@ -5,8 +5,10 @@ the rows, the first a few steps ahead. Others are computed by one warpgroup each
 the other finishes its tile.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -55,7 +57,8 @@ class Product(NamedTuple):
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Cut:
     """An ``[M, N]`` result in tiles, and, what only changes speed, whether the warpgroups share each, the stages of the
-    ring and the order of tiles."""
+    ring, how many programs form a cluster, whose tiles lie one below the other and whose right operand is brought once
+    for all, and the order of tiles."""
 
     M: int
     N: int
@@ -63,11 +66,13 @@ class Cut:
     tiles: Tiles
     shared: bool
     stages: int
+    cluster: int
     group_m: int
 
     @property
-    def count(self) -> int:
-        return pl.cdiv(self.M, self.tiles.m) * pl.cdiv(self.N, self.tiles.n)
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of clusters."""
+        return pl.cdiv(self.M, self.tiles.m * self.cluster), pl.cdiv(self.N, self.tiles.n)
 
     @property
     def rows(self) -> int:
@@ -81,11 +86,16 @@ class Cut:
 
 
 class _Side(NamedTuple):
-    """``slots`` ``[stages, ...]`` in shared memory for the left or a right operand; its rows or columns of a tile."""
+    """``slots`` ``[stages, ...]`` in shared memory for the left operand or for all right ones, one after the other: one
+    wgmma multiplies them all; the rows or columns of a tile of each."""
 
     slots: Any
     size: int
     k_minor: bool
+
+    def tile(self, slot: Array, operand: int) -> Any:
+        length = self.size if self.k_minor else self.size // DEPTH
+        return self.slots.at[slot, pl.ds(operand * length, length)]
 
 
 class _Ring(NamedTuple):
@@ -94,7 +104,7 @@ class _Ring(NamedTuple):
     use."""
 
     a: _Side
-    bs: list[_Side]
+    b: _Side
     full: Any
     free: Any
 
@@ -114,8 +124,7 @@ def gemm_body(
 
     def run(a_slots, b_slots, full, free, ahead, staging):
         a = _Side(a_slots, cut.tiles.m, not first.a.transposed)
-        bs = [_Side(b, cut.tiles.n, operand.transposed) for b, operand in zip(b_slots, first.bs, strict=True)]
-        ring = _Ring(a, bs, full, free)
+        ring = _Ring(a, _Side(b_slots, cut.tiles.n, first.bs[0].transposed), full, free)
         warpgroup = lax.axis_index("warpgroup")
 
         @pl.when(warpgroup < MULTIPLIERS)
@@ -136,9 +145,11 @@ def gemm_body(
     pl.run_scoped(
         run,
         _slots(first.a, cut.tiles.m, not first.a.transposed, cut.stages),
-        [_slots(b, cut.tiles.n, b.transposed, cut.stages) for b in first.bs],
+        _slots(first.bs[0], cut.tiles.n * len(first.bs), first.bs[0].transposed, cut.stages),
         plgpu.Barrier(num_arrivals=copies, num_barriers=cut.stages * (1 if cut.shared else MULTIPLIERS)),
-        plgpu.Barrier(num_arrivals=MULTIPLIERS if cut.shared else 1, num_barriers=cut.stages),
+        plgpu.ClusterBarrier(
+            collective_axes=("cluster",), num_arrivals=MULTIPLIERS if cut.shared else 1, num_barriers=cut.stages
+        ),
         plgpu.Barrier() if cut.shared else None,
         staging_memory(MULTIPLIERS, BLOCKS, kinds),
         collective_axes="warpgroup",
@@ -151,20 +162,21 @@ def _slots(operand: Operand, size: int, k_minor: bool, stages: int) -> Any:
 
 
 def _mine(cut: Cut) -> Array:
-    """How many tiles this program has: p, p + P, ... of P programs."""
-    programs = lax.axis_size("program")
-    return lax.div(cut.count + programs - 1 - lax.axis_index("program"), jnp.int32(programs))
+    """How many tiles this program has: those of p, p + P, ... of P clusters."""
+    clusters = lax.axis_size("program")
+    return lax.div(math.prod(cut.grid) + clusters - 1 - lax.axis_index("program"), jnp.int32(clusters))
 
 
 def _tile(cut: Cut, t: Array) -> tuple[Array, Array]:
-    """The first row and column of this program's so-manieth tile; group_m rows of tiles share their columns' operand
-    in L2."""
+    """The first row and column of this program's so-manieth tile; group_m rows of clusters share their columns'
+    operand in L2."""
     index = lax.axis_index("program") + t * lax.axis_size("program")
-    tiles_m, tiles_n = pl.cdiv(cut.M, cut.tiles.m), pl.cdiv(cut.N, cut.tiles.n)
-    width = jnp.int32(cut.group_m * tiles_n)
+    rows, columns = cut.grid
+    width = jnp.int32(cut.group_m * columns)
     group, within = lax.div(index, width), lax.rem(index, width)
-    rows = jnp.minimum(tiles_m - group * cut.group_m, cut.group_m)
-    return (group * cut.group_m + lax.rem(within, rows)) * cut.tiles.m, lax.div(within, rows) * cut.tiles.n
+    rows = jnp.minimum(rows - group * cut.group_m, cut.group_m)
+    row = (group * cut.group_m + lax.rem(within, rows)) * cut.cluster + lax.axis_index("cluster")
+    return row * cut.tiles.m, lax.div(within, rows) * cut.tiles.n
 
 
 def _slot(i: Array, cut: Cut) -> Array:
@@ -177,22 +189,32 @@ def _full(ring: _Ring, slot: Array, owner: Array, cut: Cut) -> Any:
 
 
 def _stream(products: Sequence[Product], cut: Cut, ring: _Ring) -> None:
+    """What the warpgroup that loads does."""
+    steps = cut.steps * len(products)
+
+    def freed(i):
+        plgpu.barrier_wait(ring.free.at[_slot(i, cut)])
+
     def tile(t, _):
         m, n = _tile(cut, t)
         for p, product in enumerate(products):
 
             def step(k, _, p=p, product=product):
-                i = (t * len(products) + p) * cut.steps + k
+                i = t * steps + p * cut.steps + k
                 slot = _slot(i, cut)
                 full = _full(ring, slot, lax.rem(t, MULTIPLIERS), cut)
-                pl.when(i >= cut.stages)(lambda: plgpu.barrier_wait(ring.free.at[slot]))
-                _fetch(product.a, ring.a, m, k * DEPTH, slot, full)
-                for operand, side in zip(product.bs, ring.bs, strict=True):
-                    _fetch(operand, side, n, k * DEPTH, slot, full)
+                pl.when(i >= cut.stages)(lambda: freed(i))
+                _fetch(product.a, ring.a, ring.a.tile(slot, 0), m, k * DEPTH, full)
+                for which, operand in enumerate(product.bs):
+                    _fetch(operand, ring.b, ring.b.tile(slot, which), n, k * DEPTH, full, "cluster")
 
             lax.fori_loop(0, cut.steps, step, None)
 
     lax.fori_loop(0, _mine(cut), tile, None)
+    if cut.cluster > 1:
+        # None may end while the other still frees its slots.
+        last = _mine(cut) * steps
+        lax.fori_loop(jnp.maximum(0, last - cut.stages), last, lambda i, _: freed(i), None)
 
 
 def _split(operand: Operand) -> bool:
@@ -203,17 +225,21 @@ def _copies(operand: Operand, size: int, k_minor: bool) -> int:
     return 1 if k_minor or _split(operand) else size // DEPTH
 
 
-def _fetch(operand: Operand, side: _Side, first: Array, k: Array, slot: Array, full: Any) -> None:
-    """A tile of ``operand``, from row or column ``first`` on. What lies past the edges comes as zeros."""
+def _fetch(
+    operand: Operand, side: _Side, tile: Any, first: Array, k: Array, full: Any, together: str | None = None
+) -> None:
+    """Into ``tile``, that of ``operand`` from row or column ``first`` on; of all programs along the axis ``together``,
+    each of which brings its share. What lies past the edges comes as zeros."""
     ref, terms = operand.ref, pl.ds(k, DEPTH)
+    copy = partial(plgpu.copy_gmem_to_smem, barrier=full, collective_axes=together)
     if side.k_minor:
-        plgpu.copy_gmem_to_smem(ref.at[pl.ds(first, side.size), terms], side.slots.at[slot], full)
+        copy(ref.at[pl.ds(first, side.size), terms], tile)
     elif _split(operand):
         blocks = pl.ds(lax.div(first, jnp.int32(DEPTH)), side.size // DEPTH)
-        plgpu.copy_gmem_to_smem(ref.at[terms, blocks], side.slots.at[slot].transpose((1, 0, 2)), full)
+        copy(ref.at[terms, blocks], tile.transpose((1, 0, 2)))
     else:
         for j in range(side.size // DEPTH):
-            plgpu.copy_gmem_to_smem(ref.at[terms, pl.ds(first + j * DEPTH, DEPTH)], side.slots.at[slot, j], full)
+            copy(ref.at[terms, pl.ds(first + j * DEPTH, DEPTH)], tile.at[j])
 
 
 def _tiles(
@@ -236,9 +262,10 @@ def _tiles(
         m += warpgroup * cut.rows if cut.shared else 0
         # Asked for before the sums, so that nothing waits for it after.
         asked = source.ask(m, n, True)
-        accs = _chain(ring, cut, t * steps, steps, ahead)
+        acc = _chain(ring, cut, t * steps, steps, len(products[0].bs) * cut.tiles.n, ahead)
         cuts = [(i, j) for i in range(0, cut.rows, ROWS) for j in range(0, cut.tiles.n, WIDTH)]
-        sums = [[acc[i : i + ROWS, j : j + WIDTH] for acc in accs] for i, j in cuts]
+        columns = range(0, acc.shape[1], cut.tiles.n)
+        sums = [[acc[i : i + ROWS, c + j : c + j + WIDTH] for c in columns] for i, j in cuts]
 
         def place(at):
             return m + lax.div(at, across) * ROWS, n + lax.rem(at, across) * WIDTH
@@ -257,31 +284,30 @@ def _tiles(
     plgpu.wait_smem_to_gmem(0)
 
 
-def _chain(ring: _Ring, cut: Cut, at: Array, steps: int, ahead: Any) -> list[Array]:
-    """The sums ``[rows, tiles.n]`` of ``steps`` steps, after ``at`` that went through the ring before. One step is
+def _chain(ring: _Ring, cut: Cut, at: Array, steps: int, columns: int, ahead: Any) -> Array:
+    """The sums ``[rows, columns]`` of ``steps`` steps, after ``at`` that went through the ring before. One step is
     under way while the next is waited for, and its slot is released then."""
     warpgroup = lax.axis_index("warpgroup")
 
     def release(i):
         plgpu.barrier_arrive(ring.free.at[_slot(at + i, cut)])
 
-    def step(i, accs):
+    def step(i, acc):
         slot = _slot(at + i, cut)
         plgpu.barrier_wait(_full(ring, slot, warpgroup, cut))
-        accs = _wgmma(accs, ring, cut, slot)
+        acc = _wgmma(acc, ring, cut, slot)
         plgpu.wgmma_wait(1)
         pl.when(i > 0)(lambda: release(i - 1))
         if cut.shared:
             # Where the second warpgroup starts.
             lead = min(LAG, steps) - 1
             pl.when((warpgroup == 0) & (at + i == lead))(lambda: plgpu.barrier_arrive(ahead))
-        return accs
+        return acc
 
-    zeros = [_zeros((cut.rows, cut.tiles.n)) for _ in ring.bs]
-    accs = lax.fori_loop(0, steps, step, zeros)
+    acc = lax.fori_loop(0, steps, step, _zeros((cut.rows, columns)))
     plgpu.wgmma_wait(0)
     release(steps - 1)
-    return [_read(acc) for acc in accs]
+    return _read(acc)
 
 
 def _zeros(shape: tuple[int, int]) -> Array:
@@ -301,27 +327,24 @@ def _read(acc: Array) -> Array:
     return read(acc)
 
 
-def _wgmma(accs: list[Array], ring: _Ring, cut: Cut, slot: Array) -> list[Array]:
+def _wgmma(acc: Array, ring: _Ring, cut: Cut, slot: Array) -> Array:
     """``acc + a b`` of one slot, begun: this warpgroup's rows."""
-    shapes = [plgpu.ShapeDtypeStruct(acc.shape, jnp.float32, layout=_ACC) for acc in accs]
     ref = plgpu.RefType(_SWIZZLE)
 
-    @plgpu.inline_mgpu(arg_types=([_ACC] * len(accs), ref, [ref] * len(accs)), return_type=shapes)
-    def begin(_, accs, a, bs):
-        a = _left(a, ring.a.k_minor)
-        done = []
-        for acc, b, side in zip(accs, bs, ring.bs, strict=True):
-            held = mgpu.WGMMAAccumulator(_value=acc, _original_layout=acc.layout, _sync=False)
-            done.append(mgpu.wgmma(held, a, _right(b, side.k_minor), swizzle=128)._value)
+    @plgpu.inline_mgpu(
+        arg_types=(_ACC, ref, ref), return_type=plgpu.ShapeDtypeStruct(acc.shape, jnp.float32, layout=_ACC)
+    )
+    def begin(_, acc, a, b):
+        held = mgpu.WGMMAAccumulator(_value=acc, _original_layout=acc.layout, _sync=False)
+        done = mgpu.wgmma(held, _left(a, ring.a.k_minor), _right(b, ring.b.k_minor), swizzle=128)
         llvm.inline_asm(
             ir.Type.parse("!llvm.void"), [], "wgmma.commit_group.sync.aligned;", "", has_side_effects=True
         )  # fmt: skip
-        return done
+        return done._value
 
     size = cut.rows if ring.a.k_minor else cut.rows // DEPTH
     first = lax.axis_index("warpgroup") * size if cut.shared else 0
-    a = ring.a.slots.at[slot, pl.ds(first, size)]
-    return begin(accs, a, [side.slots.at[slot] for side in ring.bs])
+    return begin(acc, ring.a.slots.at[slot, pl.ds(first, size)], ring.b.slots.at[slot])
 
 
 def _left(a: ir.Value, k_minor: bool) -> ir.Value:

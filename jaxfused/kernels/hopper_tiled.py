@@ -23,6 +23,7 @@ def linear_fwd_kernel(
     tiles: Tiles,
     shared: bool,
     stages: int,
+    cluster: int,
     activation: Callable[[Array], Array],
     group_m: int,
 ):
@@ -49,6 +50,6 @@ def linear_fwd_kernel(
             staging.put(u_ref, m, n, acc)
         staging.put(y_ref, m, n, y)
 
-    cut = Cut(M=M, N=N, K=K, tiles=tiles, shared=shared, stages=stages, group_m=group_m)
+    cut = Cut(M=M, N=N, K=K, tiles=tiles, shared=shared, stages=stages, cluster=cluster, group_m=group_m)
     kinds = {ref.dtype for ref in (y_ref, s_ref, u_ref) if ref is not None}
     gemm_body([Product(Operand(x_ref), weights)], cut, sorted(kinds, key=str), Biases(biases), finish)

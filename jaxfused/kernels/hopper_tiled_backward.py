@@ -24,6 +24,7 @@ def hidden_bwd_kernel(
     tiles: Tiles,
     shared: bool,
     stages: int,
+    cluster: int,
     activation: Callable[[Array], Array],
     derivative: Callable[[Array], Array],
     group_m: int,
@@ -34,7 +35,7 @@ def hidden_bwd_kernel(
     """
     M, K = dy_ref.shape
     N = w_ref.shape[0]
-    cut = Cut(M=M, N=N, K=K, tiles=tiles, shared=shared, stages=stages, group_m=group_m)
+    cut = Cut(M=M, N=N, K=K, tiles=tiles, shared=shared, stages=stages, cluster=cluster, group_m=group_m)
     saved, made = ([ref for ref in refs if ref is not None] for refs in ((s_ref, u_ref), (ds_ref, du_ref, h_ref)))
     kind = ds_ref.dtype
 
@@ -67,6 +68,7 @@ def product_bwd_kernel(
     tiles: Tiles,
     shared: bool,
     stages: int,
+    cluster: int,
     group_m: int,
 ):
     """As the portable product_bwd_kernel, for 16-bit types.
@@ -85,5 +87,5 @@ def product_bwd_kernel(
     def finish(staging, m, n, _, acc):
         staging.put(y_ref, m, n, acc)
 
-    cut = Cut(M=M, N=N, K=K, tiles=tiles, shared=shared, stages=stages, group_m=group_m)
+    cut = Cut(M=M, N=N, K=K, tiles=tiles, shared=shared, stages=stages, cluster=cluster, group_m=group_m)
     gemm_body(products, cut, [y_ref.dtype], Nothing(), finish)
