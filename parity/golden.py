@@ -262,7 +262,6 @@ def load(path: Path) -> Iterator[Vector]:
                 return {name: file[key].view(NUMPY_DTYPES[dtype]) for name, (key, dtype) in names.items()}
 
             plan = plan_from_dict(entry["plan"])
-            assert plan
             item = Item(problem=Problem(**entry["problem"]), plan=plan, spread=entry["spread"])
             yield Vector(
                 item=item, runner=entry["runner"], operands=read(entry["operands"]), stages=read(entry["stages"])

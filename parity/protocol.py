@@ -70,7 +70,7 @@ class Request:
     def from_json(cls, line: str) -> "Request":
         fields = json.loads(line)
         fields["problem"] = Problem(**fields["problem"])
-        fields["plan"] = plan_from_dict(fields["plan"])
+        fields["plan"] = plan_from_dict(fields["plan"]) if fields["plan"] else None
         fields["arrays"] = blobs_from_dict(fields["arrays"])
         fields["runners"] = tuple(fields["runners"])
         return cls(**fields)
@@ -91,7 +91,7 @@ class Framework(Protocol):
         """Bytes, dtype and shape of a device array, in the canonical layout."""
         ...
 
-    def plan(self, arrays: dict[str, Any], problem: Problem, plan: Plan | None) -> str:
+    def plan(self, arrays: dict[str, Any], problem: Problem, plan: Plan | None) -> Plan:
         """The plan that the fused runner takes."""
         ...
 
@@ -129,7 +129,7 @@ def answer(framework: Framework, request: Request) -> dict[str, Any]:
         if request.runners and runner not in request.runners:
             continue
         try:
-            reply["plan"] = reply["plan"] or framework.plan(forward, request.problem, request.plan)
+            reply["plan"] = reply["plan"] or asdict(framework.plan(forward, request.problem, request.plan))
             hashes: dict[str, list[str]] = {}
             blobs: dict[str, dict[str, Any]] = {}
             for _ in range(request.repeats):
@@ -153,10 +153,8 @@ def blobs_from_dict(fields: dict[str, Any]) -> dict[str, Blob]:
     return {name: Blob(**blob | {"shape": tuple(blob["shape"])}) for name, blob in fields.items()}
 
 
-def plan_from_dict(fields: dict[str, Any] | None) -> Plan | None:
+def plan_from_dict(fields: dict[str, Any]) -> Plan:
     """The plan of ``asdict(plan)`` after JSON."""
-    if fields is None:
-        return None
     tiles: dict[str, Any] = {name: Tiles(**fields[name]) if fields[name] else None for name in ("up", "down")}
     rest: dict[str, Any] = {"split_k": fields["split_k"] and tuple(fields["split_k"])}
     return Plan(**fields | tiles | rest)

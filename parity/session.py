@@ -17,7 +17,7 @@ from .contract.plan import Plan
 from .contract.problem import Problem
 from .oracle import Stages
 from .process import Message, Spec, Worker, WorkerError
-from .protocol import Blob, Request, blobs_from_dict
+from .protocol import Blob, Request, blobs_from_dict, plan_from_dict
 
 # Each runner, and the framework whose worker it lives in.
 RUNNERS = {"jaxfused": "jax", "xla": "jax", "torchfused": "torch", "eager": "torch"}
@@ -96,8 +96,8 @@ class Session:
             replies, dead = self.send(
                 say(request), list(dict.fromkeys(RUNNERS[runner] for runner in runners)), in_turns=in_turns
             )
-            plans = [str(reply["plan"]) for reply in replies.values() if reply["plan"]]
-            answer = Answer(plan=plans[0] if plans else "")
+            plans = [plan_from_dict(reply["plan"]) for reply in replies.values() if reply["plan"]]
+            answer = Answer(plan=str(plans[0]) if plans else "")
             for runner in runners:
                 reply = replies.get(RUNNERS[runner])
                 if reply is None:

@@ -84,9 +84,7 @@ def read(line: str) -> Layer | Mlp:
     if "layer" in fields:
         return Layer(**fields["layer"] | {"rows": tuple(fields["layer"]["rows"])})
     mlp = fields["mlp"]
-    plan = plan_from_dict(mlp["plan"])
-    assert plan
-    return Mlp(problem=Problem(**mlp["problem"]), plan=plan)
+    return Mlp(problem=Problem(**mlp["problem"]), plan=plan_from_dict(mlp["plan"]))
 
 
 def answered(compute: Any, *arguments: Any) -> dict[str, Any]:

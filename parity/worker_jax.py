@@ -51,9 +51,9 @@ class Jax:
         host = self.np.asarray(array)
         return host.tobytes(), host.dtype.name, host.shape
 
-    def plan(self, arrays: dict[str, Any], problem: Problem, plan: Plan | None) -> str:
+    def plan(self, arrays: dict[str, Any], problem: Problem, plan: Plan | None) -> Plan:
         options = {"activation": problem.activation, "precision": problem.precision, "plan": plan}
-        return str(self.explain(**arrays, **options).plan)
+        return self.explain(**arrays, **options).plan
 
     @property
     def runners(self) -> dict[str, Callable[[Request, dict[str, Any]], dict[str, Any]]]:

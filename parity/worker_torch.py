@@ -46,9 +46,9 @@ class Torch:
         data = host.reshape(-1).view(self.torch.uint8).numpy().tobytes()
         return data, str(host.dtype).removeprefix("torch."), tuple(host.shape)
 
-    def plan(self, arrays: dict[str, Any], problem: Problem, plan: Plan | None) -> str:
+    def plan(self, arrays: dict[str, Any], problem: Problem, plan: Plan | None) -> Plan:
         options = {"activation": problem.activation, "precision": problem.precision, "plan": plan}
-        return str(self.explain(**arrays, **options).plan)
+        return self.explain(**arrays, **options).plan
 
     @property
     def runners(self) -> dict[str, Callable[[Request, dict[str, Any]], dict[str, Any]]]:

@@ -14,7 +14,8 @@ from emulation_backward import MUTANTS as BACKWARD
 from emulation_backward import emulate_backward
 
 from parity import emulator, epilogue, protocol
-from parity.contract.plan import Plan
+from parity.contract.plan import LIBRARY, Plan
+from parity.contract.tiles import Tiles
 from parity.rounding import NUMPY_DTYPES
 
 NAMES = {"jax": ("jaxfused", "xla"), "torch": ("torchfused", "eager")}
@@ -45,7 +46,9 @@ class Emulated:
         return array.tobytes(), array.dtype.name, array.shape
 
     def plan(self, arrays, problem, plan):
-        return {"other_plan": "another", "library": "library"}.get(self.fault, "tiled")
+        taken = plan or Plan()
+        other_tiles = replace(taken, up=Tiles(m=16, n=16, k=64))
+        return {"other_plan": Plan(split_k=2), "other_tiles": other_tiles, "library": LIBRARY}.get(self.fault, taken)
 
     @property
     def runners(self):

@@ -155,12 +155,22 @@ def test_a_worker_that_cannot_start_is_given_up_soon():
     [
         ("lost_bit", "w_down arrived in torch with other bytes than were sent"),
         ("other_plan", "the twins ran different plans"),
+        ("other_tiles", "the twins ran different plans"),
     ],
 )
 def test_what_makes_a_comparison_worthless_fails(fault, text):
     found, _ = outcomes(CASES[:1], fault)
     assert found[0].status == FAILED
     assert text in found[0].reason
+
+
+def test_each_twin_has_tiles_of_its_own_on_the_hopper_backend():
+    found = []
+    device = Device(kind="gpu", name="H200", sm_count=132, smem_bytes=232448, capability=(9, 0))
+    where = Where(device=device, workers=workers("other_tiles"))
+    run([build("relu", (24, 32, 40, 16), "bf16", plan="tiled-hopper")], where, found.append)
+    assert [outcome.status for outcome in found] == [PASSED], found[0].reason
+    assert found[0].plan == "tiled/hopper and tiled/hopper up 16x16x64 down None"
 
 
 def test_a_skipped_case_says_why():
