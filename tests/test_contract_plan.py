@@ -106,8 +106,8 @@ def test_choices_and_their_reasons():
     assert strided.plan.backend is Backend.PORTABLE
     assert "; not decode/hopper: the hopper backend reads packed row-major operands" in strided.why
     larger = large | {"hidden_features": 8192}
-    assert choose(problem(128, **larger, gated=True), H200).plan.backend is Backend.HOPPER
-    assert choose(problem(127, **larger, gated=True), H200).plan == LIBRARY
+    assert choose(problem(256, **larger, gated=True), H200).plan.backend is Backend.HOPPER
+    assert choose(problem(255, **larger, gated=True), H200).plan == LIBRARY
     assert choose(problem(4096, **larger, gated=True), A10).plan == LIBRARY
     assert choose(problem(4096, **large, gated=True), H200).plan == LIBRARY
     assert choose(problem(65, **large), H200).plan == LIBRARY
