@@ -4,7 +4,7 @@
     ... rewritten ...
     <!-- /bench:NAME -->
 
-NAME: ``environment``, ``headline``, ``peers``, ``training``, ``memory``, ``claims``, ``elsewhere``.
+NAME: ``environment``, ``headline``, ``peers``, ``training``, ``memory``, ``claims``, ``fused``.
 """
 
 import re
@@ -44,7 +44,7 @@ def blocks(results: Results) -> dict[str, str]:
         "training": training(results),
         "memory": memory(results),
         "claims": claims_table(results),
-        "elsewhere": elsewhere(results),
+        "fused": fused(results),
     }
 
 
@@ -134,60 +134,73 @@ def peers(results: Results) -> str:
     return "\n".join(lines) if len(lines) > 2 else "No other package's fused MLP has been measured yet."
 
 
-def elsewhere(results: Results) -> str:
-    """Microseconds on other GPUs with committed results: the fastest fused plan of ours beside the fastest other."""
+def fused(results: Results) -> str:
+    """Microseconds of our fastest fused plan beside the fastest other, of every case that a run had with plans of the
+    hopper backend: on this GPU, else on another with committed results."""
     lines = [
-        "| MLP (bf16, cold weights) | M | torch eager, graphed | fastest other in torch | torchfused | XLA "
+        "| MLP (bf16, cold weights) | M | GPU | torch eager, graphed | fastest other in torch | torchfused | XLA "
         "| fastest other in jax | jaxfused |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|",
+        "|---|---:|---|---:|---:|---:|---:|---:|---:|",
     ]
-    told = []
-    for folder in sorted(FOLDER.iterdir()):
-        home = folder.resolve() == results.path.parent.resolve()
-        found = None if home else latest(committed(FOLDER, folder.name))
-        cases: dict[tuple[str, int], list[Row]] = {}
-        # A case from the run that leads, or, where that one had chosen contenders without torchfused, from another.
-        for run in (found, *found.beside) if found else ():
-            rows = list(select(run.rows, dtype="bfloat16", mode="forward", cache="cold", correct=True))
-            for name, m in {(r["workload"], r["m"]) for r in rows if r["contender"] == "torchfused"}:
-                cases.setdefault((name, m), list(select(rows, workload=name, m=m)))
-        if found and cases:
-            told.append(environment(found))
-        for (name, m), here in sorted(cases.items(), key=lambda case: case[0]):
-            cells = [workloads()[name].label, f"{m:,}"]
-            for own, framework in (("torch.eager_graph", "torch"), ("xla", "jax")):
-                rivals = [r for r in others(here, framework) if r["contender"] != own]
-                fused = [r for r in select(here, contender=TWINS[framework][1]) if r["plan"] not in ("auto", "library")]
-                cells += [_time(_row(here, own)), _named(rivals, "contender"), f"**{_named(fused, 'plan')}**"]
-            lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join([*told, "", *lines]) if told else "No other GPU has been measured yet."
+    home = results.path.parent.resolve()
+    others_there = [latest(committed(FOLDER, f.name)) for f in sorted(FOLDER.iterdir()) if f.resolve() != home]
+    told, found = [], {}
+    for run in (results, *filter(None, others_there)):
+        cases = {case: (run, rows) for case, rows in _with_hopper(run, "forward").items() if case not in found}
+        if cases and run is not results:
+            told.append(environment(run))
+        found |= cases
+    for (name, m), (run, here) in sorted(found.items(), key=lambda case: case[0]):
+        cells = [workloads()[name].label, f"{m:,}", run.path.parent.name.upper()]
+        for own, framework in (("torch.eager_graph", "torch"), ("xla", "jax")):
+            rivals = [r for r in others(here, framework) if r["contender"] != own]
+            cells += [
+                _time(_row(here, own)),
+                _named(rivals, "contender"),
+                f"**{_named(_ours(here, framework), 'plan')}**",
+            ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join([*told, "", *lines]) if found else "No plan of the hopper backend has been measured yet."
+
+
+def _with_hopper(results: Results, mode: str) -> dict[tuple[str, int], list[Row]]:
+    """Cases by workload and rows, each from the run that leads or, where that had no plan of the hopper backend in it,
+    from one beside it that had."""
+    found: dict[tuple[str, int], list[Row]] = {}
+    for run in (results, *results.beside):
+        rows = list(select(run.rows, dtype="bfloat16", mode=mode, cache="cold", correct=True))
+        for name, m in {(r["workload"], r["m"]) for r in rows if "/hopper" in r["plan"]}:
+            found.setdefault((name, m), list(select(rows, workload=name, m=m)))
+    return found
+
+
+def _ours(rows: list[Row], framework: str) -> list[Row]:
+    """Those of our fused plans."""
+    return [r for r in select(rows, contender=TWINS[framework][1]) if r["plan"] not in ("auto", "library")]
 
 
 def _named(rows: list[Row], what: str) -> str:
     """The fastest row's time, and which one it is."""
-    best = min(rows, key=lambda r: r["kernel_us"]["median"], default=None)
+    best = _fastest(rows)
     return f"{_time(best)} ({best[what].removeprefix('torch.')})" if best else "-"
 
 
 def training(results: Results) -> str:
-    """Microseconds of a layer's forward and backward; the fused plans against each framework's own."""
+    """Microseconds of a layer's forward and backward; our fastest fused plan against each framework's own."""
     rows = list(select(results.rows, dtype="bfloat16", mode="forward_backward", cache="cold", correct=True))
     lines = [
         "| forward and backward (bf16) | M | torch eager, graphed | fastest other in torch | torchfused, fused "
         "| of eager | XLA | jaxfused, fused | of XLA |",
         "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
-    for name, m in sorted({(r["workload"], r["m"]) for r in rows}):
-        here = list(select(rows, workload=name, m=m))
-        rivals = list(others(here, "torch"))
-        best = min(rivals, key=lambda r: r["kernel_us"]["median"]) if rivals else None
-        cells = [workloads()[name].label, f"{m:,}"]
+    cases = {(r["workload"], r["m"]): list(select(rows, workload=r["workload"], m=r["m"])) for r in rows}
+    for (name, m), here in sorted((cases | _with_hopper(results, "forward_backward")).items()):
         eager, xla = _row(here, "torch.eager_graph"), _row(here, "xla")
-        cells += [_time(eager), f"{_time(best)} ({best['contender'].removeprefix('torch.')})" if best else "-"]
-        for twin, against in (("torchfused", eager), ("jaxfused", xla)):
-            ours = _row(here, twin, FUSED)
-            cells += [] if twin == "torchfused" else [_time(xla)]
-            cells += [f"**{_time(ours)}**", _ratio(ours, against)]
+        cells = [workloads()[name].label, f"{m:,}", _time(eager), _named(list(others(here, "torch")), "contender")]
+        for framework, against in (("torch", eager), ("jax", xla)):
+            ours = _ours(here, framework)
+            cells += [] if framework == "torch" else [_time(xla)]
+            cells += [f"**{_named(ours, 'plan')}**", _ratio(_fastest(ours), against)]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) if len(lines) > 2 else "No backward pass has been measured yet."
 
@@ -219,6 +232,10 @@ def claims_table(results: Results) -> str:
     for c in claims.table(results) + claims.others(results):
         lines.append(f"| {c.claim} | {c.article} | {c.measured} | **{c.verdict}** | {c.arithmetic} |")
     return "\n".join(lines)
+
+
+def _fastest(rows: list[Row]) -> Row | None:
+    return min(rows, key=lambda r: r["kernel_us"]["median"], default=None)
 
 
 def _row(rows: list[Row], contender: str, plan: str = "") -> Row | None:

@@ -96,18 +96,23 @@ def test_check_passes_where_there_is_nothing_to_check(run, tmp_path):
     assert readme.stale(tmp_path / "absent.md", run) == []
 
 
-def test_other_gpus_stand_beside_the_one_reported(run, tmp_path, monkeypatch):
+def test_fused_plans_are_told_of_this_gpu_and_else_of_others(run, tmp_path, monkeypatch):
     monkeypatch.setattr(readme, "FOLDER", tmp_path)
+    hopper = run.path.read_text()
     for gpu in ("here", "there"):
         (tmp_path / gpu).mkdir()
-        shutil.copy(run.path, tmp_path / gpu / "run.json")
-    text = readme.elsewhere(results.load(tmp_path / "here/run.json"))
+        (tmp_path / gpu / "run.json").write_text(hopper.replace("/hopper", "/portable"))
+    here = results.load(tmp_path / "here/run.json")
+    assert readme.fused(here) == "No plan of the hopper backend has been measured yet."
+    (tmp_path / "there/run.json").write_text(hopper)
+    text = readme.fused(here)
     assert text.startswith(readme.environment(run))
-    assert text.count(readme.environment(run)) == 1
-    assert "| Llama-3 8B | 16 |" in text
-    assert "(tiled/portable)**" in text or "(decode/" in text
-    shutil.rmtree(tmp_path / "there")
-    assert readme.elsewhere(results.load(tmp_path / "here/run.json")) == "No other GPU has been measured yet."
+    assert re.search(r"\| Llama-3 8B \| 16 \| THERE \| .*\((tiled|decode)/\w+\)\*\*", text)
+    (tmp_path / "here/run.json").write_text(hopper)
+    text = readme.fused(results.load(tmp_path / "here/run.json"))
+    assert readme.environment(run) not in text
+    assert "| Llama-3 8B | 16 | HERE |" in text
+    assert "THERE" not in text
 
 
 def test_an_unknown_block_is_an_error(run):

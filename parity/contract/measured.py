@@ -1,8 +1,8 @@
 """Where the kernels were measured to be faster than a framework's own MLP: regions of problems, as data.
 
-From the 16-bit forward rows of an H200 (bench/results/h200/) for the portable kernels and jax's tiled/hopper, of an H100
-(bench/results/h100/) for decode/hopper, of both for torch's tiled/hopper; tests/test_contract_measured.py holds regions
-and rows together.
+From the 16-bit forward rows of an H200 (bench/results/h200/) for the portable kernels and jax's tiled/hopper, of an
+H100 (bench/results/h100/) for decode/hopper, of both for torch's tiled/hopper; tests/test_contract_measured.py holds
+regions and rows together.
 """
 
 from dataclasses import dataclass
