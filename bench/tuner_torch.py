@@ -146,7 +146,7 @@ def launch(trial: Trial, tiling: Tiling, chain: list[dict[str, Any]]) -> list[Te
             out = hidden_bwd(device, **given, **options, tiling=tiling)
         elif trial.work.kind in ("linear", "activated"):
             gemm = Gemm(tiles=tiling.tiles, split_k=1)
-            out = linear(gemm, device, **given, **options, group_m=tiling.group_m)
+            out = linear(gemm, device, **given, **options, tiling=tiling)
         else:
             out = {"y": product(device, "ieee", **given, tiling=tiling)}
         found = list(out.values())

@@ -34,12 +34,12 @@ def linear(
     activation: str,
     precision: str,
     taps: DTypeLike | None = None,
-    group_m: int | None = None,
+    tiling: Tiling | None = None,
 ) -> dict[str, Array]:
-    """As launch_tiled_portable.linear, for packed 16-bit operands and one chain. ``group_m``: as in Tiling, else what
-    suits."""
+    """As launch_tiled_portable.linear, for packed 16-bit operands and one chain. ``tiling``: else the one of the gemm's
+    tiles that suits."""
     (m, k), n = x.shape, w.shape[1]
-    tiles, work = gemm.tiles, Work.linear(m, n, k, activation=activation, gated=gate is not None)
+    work = Work.linear(m, n, k, activation=activation, gated=gate is not None)
     out = {"y": jax.ShapeDtypeStruct((m, n), x.dtype)}
     if taps:
         for name in ("s",) if gate is None else ("s", "u"):
@@ -48,7 +48,7 @@ def linear(
         linear_fwd_kernel,
         device,
         work,
-        Tiling(tiles=tiles, group_m=group_m) if group_m else tiling_for(device, work, tiles),
+        tiling or tiling_for(device, work, gemm.tiles),
         {"x": x, "w": _split(w), "gate": _split(gate), "b": b, "b_gate": b_gate},
         ("y", "s", "u"),
         out,

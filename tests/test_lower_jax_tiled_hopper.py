@@ -238,7 +238,7 @@ def test_a_tiling_of_the_callers(tiling):
     (kernel,) = lowered(product, held(m, k), held(k, n))
     check(kernel, (m, n), tiling.tiles)
     gemm = Gemm(tiles=tiling.tiles, split_k=1)
-    linear = partial(launch_tiled_hopper.linear, gemm, DEVICE, b=None, **options, group_m=tiling.group_m)
+    linear = partial(launch_tiled_hopper.linear, gemm, DEVICE, b=None, **options, tiling=tiling)
     (kernel,) = lowered(linear, held(m, k), held(k, n))
     check(kernel, (m, n), tiling.tiles)
 

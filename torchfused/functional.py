@@ -245,7 +245,7 @@ def _decide(described: tuple, activation: str, precision: str, plan: Plan | None
     if plan is not None:
         # (dynamo of torch 2.11 hands on what a plan is made of, and no plan.)
         tiles = tuple([None if cut is None else _constants((cut.m, cut.n, cut.k)) for cut in (plan.up, plan.down)])
-        splits = None if plan.split_k is None else _constants(plan.split_k)
+        splits = None if plan.split_k is None else _constants(plan.splits)
         parts = plan.strategy, plan.backend, tiles, splits, plan.order
     return _constant(described, activation, precision, parts, trains)
 

@@ -31,10 +31,10 @@ def linear(
     activation: str,
     precision: str,
     taps: torch.dtype | None = None,
-    group_m: int | None = None,
+    tiling: Tiling | None = None,
 ) -> dict[str, torch.Tensor]:
-    """As launch_tiled_portable.linear, for packed 16-bit operands and one chain. ``group_m``: as in Tiling, else what
-    suits."""
+    """As launch_tiled_portable.linear, for packed 16-bit operands and one chain. ``tiling``: else the one of the gemm's
+    tiles that suits."""
     m, k = x.shape
     n = w.shape[0]
     out = {"y": x.new_empty(m, n)}
@@ -43,13 +43,15 @@ def linear(
             out[name] = x.new_empty(m, n, dtype=taps)
     if m == 0:
         return out
-    tiles, work = gemm.tiles, Work.linear(m, n, k, activation=activation, gated=gate is not None)
+    work = Work.linear(m, n, k, activation=activation, gated=gate is not None)
+    tiling = tiling or tiling_for(device, work, gemm.tiles)
+    tiles = tiling.tiles
     # An absent operand is never touched: w and y stand in.
     _launch(
         linear_fwd_kernel,
         device,
         work,
-        Tiling(tiles=tiles, group_m=group_m) if group_m else tiling_for(device, work, tiles),
+        tiling,
         # Two parts of y under way at a time; with taps, there is room for one of each.
         sum(t.itemsize for t in out.values()) * (1 if taps else 2),
         (w if b is None else b, w if b_gate is None else b_gate),
