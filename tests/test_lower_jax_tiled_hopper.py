@@ -96,7 +96,7 @@ def test_two_programs_bring_a_right_operand_together(m, k, n, columns, weights):
     together = not shared(tiles, weights) and m > 384
     assert shares(kernel) == together * weights * copies(columns, n)
     # Both have set up their barriers before either brings something, and free each other's slots.
-    assert count(r"nvvm\.cluster\.wait", kernel) == together
+    assert count(r"cluster\.wait", kernel) == together
     assert count(r"mbarrier\.arrive\.shared::cluster", kernel) == together * 2
 
 
