@@ -97,7 +97,7 @@ class Session:
                 say(request), list(dict.fromkeys(RUNNERS[runner] for runner in runners)), in_turns=in_turns
             )
             plans = [plan_from_dict(reply["plan"]) for reply in replies.values() if reply["plan"]]
-            answer = Answer(plan=str(plans[0]) if plans else "")
+            answer = Answer(plan=" and ".join(dict.fromkeys(map(str, plans))))
             for runner in runners:
                 reply = replies.get(RUNNERS[runner])
                 if reply is None:

@@ -137,6 +137,14 @@ def test_the_model_fills_the_processors_there_are():
     assert len({modelled(work, replace(H100, sm_count=n)).group_m for n in (1, 7, 66, 114, 132)}) == 1
 
 
+def test_the_model_knows_what_each_compiler_is_fast_with():
+    """An activation's epilogue outlasts the ring of a shared tile in Mosaic, and not in Gluon."""
+    work, xla = Work(kind="activated", rows=8192, outer=14336, inner=4096), replace(H100, library="xla")
+    assert (modelled(work, H100).tiles, modelled(work, xla).tiles) == (tiles(256), tiles(128))
+    for other in (replace(work, kind="linear"), replace(work, gated=True)):
+        assert modelled(other, H100) == modelled(other, xla)
+
+
 @pytest.mark.parametrize("work", WORKS, ids=str)
 def test_what_is_chosen_and_what_is_tried_fit(work):
     found = candidates(work, H100)

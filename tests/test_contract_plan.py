@@ -105,7 +105,7 @@ def test_choices_and_their_reasons():
     strided = choose(problem(16, **large, packed=False), H200)
     assert strided.plan.backend is Backend.PORTABLE
     assert "; not decode/hopper: the hopper backend reads packed row-major operands" in strided.why
-    larger = large | {"hidden_features": 8192}
+    larger = large | {"hidden_features": 7168}
     assert choose(problem(256, **larger, gated=True), H200).plan.backend is Backend.HOPPER
     assert choose(problem(255, **larger, gated=True), H200).plan == LIBRARY
     assert choose(problem(4096, **larger, gated=True), A10).plan == LIBRARY

@@ -120,9 +120,9 @@ def test_tiles_leave_the_bits(shape, gated, dtype):
 
 
 def test_an_order_of_tiles_leaves_the_bits(monkeypatch):
-    drawn = draw((2100, 264, 520, 136), activation="silu", dtype="bfloat16", plan=HOPPER, judged=False)
+    drawn = draw((2200, 264, 520, 136), activation="silu", dtype="bfloat16", plan=HOPPER, judged=False)
     want = gradients(drawn, "preact")
-    monkeypatch.setattr(launch_tiled_hopper, "tiling_for", lambda *asked: replace(tiling_for(*asked), group_m=3))
+    monkeypatch.setattr(launch_tiled_hopper, "tiling_for", lambda *asked: replace(tiling_for(*asked), group_m=5))
     jax.clear_caches()
     found = gradients(drawn, "preact")
     jax.clear_caches()

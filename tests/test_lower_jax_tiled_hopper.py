@@ -2,6 +2,8 @@
 
 import re
 from functools import partial
+from itertools import product
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +11,7 @@ import pytest
 from test_lower_jax_hopper import DEVICE, SHORT, count, lowered
 
 from jaxfused import activations, launch, launch_tiled_hopper
+from jaxfused.kernels import hopper_gemm
 from parity.contract.activations import ACTIVATIONS
 from parity.contract.choice import choose
 from parity.contract.errors import UnsupportedError
@@ -98,6 +101,43 @@ def test_two_programs_bring_a_right_operand_together(m, k, n, columns, weights):
     # Both have set up their barriers before either brings something, and free each other's slots.
     assert count(r"cluster\.wait", kernel) == together
     assert count(r"mbarrier\.arrive\.shared::cluster", kernel) == together * 2
+    # Waits: for a slot that is full, for one that is free, for one's turn; at the end, until the other frees no more.
+    assert count(r"mbarrier\.try_wait", kernel) == 2 + shared(tiles, weights) + together
+
+
+@pytest.mark.parametrize("gated", [False, True])
+def test_two_programs_bring_a_right_operand_of_the_backward_together(gated):
+    m, k, n = 512, *EVEN[1:]
+    saved = {name: held(m, n) for name in ("s", *("u",) * gated)}
+    options = {"activation": "silu", "precision": "ieee"}
+    (hidden,) = lowered(partial(launch_tiled_hopper.hidden_bwd, DEVICE, **options), held(m, k), held(n, k), saved)
+    assert shares(hidden) == 1
+    pair = (held(m, n), held(k, n)) * (1 + gated)
+    of = {"transposed": (False, True), "tiling": Tiling(tiles=tile(64), group_m=3)}
+    (kernel,) = lowered(partial(launch_tiled_hopper.product, DEVICE, "ieee", **of), *pair)
+    assert shares(kernel) == 1 + gated
+
+
+@pytest.mark.parametrize("cluster", [1, 2])
+@pytest.mark.parametrize(("m", "n", "group_m", "programs"), [(512, 520, 3, 7), (500, 64, 2, 1), (2304, 1000, 4, 66)])
+def test_each_tile_is_computed_once(m, n, group_m, programs, cluster, monkeypatch):
+    cut = hopper_gemm.Cut(
+        M=m, N=n, K=64, tiles=tile(128), shared=False, stages=3, cluster=cluster, group_m=group_m
+    )  # fmt: skip
+    at = {}
+    plain = {"axis_index": at.get, "axis_size": {"program": programs}.get, "div": int.__floordiv__, "rem": int.__mod__}
+    monkeypatch.setattr(hopper_gemm, "lax", SimpleNamespace(**plain))
+    monkeypatch.setattr(hopper_gemm, "jnp", SimpleNamespace(int32=int, minimum=min))
+    seen = []
+    for at["program"] in range(programs):
+        for t in range(hopper_gemm._mine(cut)):
+            together = []
+            for at["cluster"] in range(cluster):
+                together.append(hopper_gemm._tile(cut, t))
+            # One below the other.
+            assert together == [(together[0][0] + i * 128, together[0][1]) for i in range(cluster)]
+            seen += together
+    assert sorted(seen) == list(product(range(0, m, 128), range(0, n, 128)))
 
 
 @pytest.mark.parametrize(("size", "taps"), [(RAGGED, None), (RAGGED, "float32"), (EVEN, "bfloat16")])

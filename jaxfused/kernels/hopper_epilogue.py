@@ -23,14 +23,14 @@ from parity.contract.schedule import COLUMNS
 SUMS = plgpu.Layout.WGMMA
 # What is read and written at a time; a row of 16-bit columns is what one swizzle spans.
 ROWS, WIDTH = PART
-# As XLA's Triton compiler spells them, each rounded: left to Mosaic, ptxas contracts a product into an addition, even
-# across lax.optimization_barrier.
+# As Triton spells them, each rounded: left to Mosaic, ptxas contracts a product into an addition, even across
+# lax.optimization_barrier.
 _INSTRUCTIONS = {
     lax.add_p: "add.rn.f32",
     lax.sub_p: "sub.rn.f32",
     lax.mul_p: "mul.rn.f32",
     lax.div_p: "div.full.f32",
-    # (Flushing denormals, of which the contract's steps leave nothing: three instructions less.)
+    # (As torch's Triton, flushing denormals: the contract's steps leave nothing of them. Three instructions less.)
     lax.exp2_p: "ex2.approx.ftz.f32",
 }
 _SWIZZLE = (plgpu.SwizzleTransform(128),)
@@ -38,7 +38,7 @@ _SCALAR = plgpu.Layout.WG_SPLAT(())
 
 
 def as_triton(f: Callable[..., Any], *args: Array) -> Any:
-    """``f(*args)``, element by element of matrices in SUMS, in the instructions of XLA's Triton compiler: the other
+    """``f(*args)``, element by element of matrices in SUMS, in the instructions of Triton's compilers: the other
     kernels' bits. A few columns at a time, so that what comes in between fits registers."""
     columns = args[0].shape[1]
     width = COLUMNS if columns % COLUMNS == 0 else columns

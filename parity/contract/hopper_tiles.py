@@ -25,14 +25,15 @@ _STAGED = 10
 # The fewest slots of a ring: with less, the tensor cores wait; and the most: more are of no use.
 _FEWEST, _MOST = 3, 6
 # (rows, columns of all weights) -> by library, whose twin compiles it, the rate of the tensor cores in it, of the best
-# tile's, as measured on an H100: smaller tiles bring more bytes from L2 for each product, unless programs share them.
+# tile's: smaller tiles bring more bytes from L2 for each product, unless programs share them. torch's as measured on an
+# H100, xla's on an H200 with the clusters of an even number of rows of tiles (bench/hopper.md).
 _RATES = {
     (128, 256): {"torch": 1.0, "xla": 1.0},
     (128, 128): {"torch": 0.95, "xla": 0.98},
     (128, 64): {"torch": 0.6, "xla": 0.6},
 }
 # What is left of it where both warpgroups share a tile of one weight that is activated: the ring of operands does not
-# last for the epilogue.
+# last for the epilogue. (xla's from an H200, where a shared tile took 1.19 times as long as one in turns.)
 _EXPOSED = {"torch": 1.0, "xla": 0.9}
 
 
@@ -73,7 +74,8 @@ class Work:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Tiling:
-    """Tiles, and how many rows of them share their columns' operand in L2. Neither changes a bit of a result."""
+    """Tiles, and how many rows of them share their columns' operand in L2; where a twin's programs form clusters, of
+    tiles one below the other, rows of clusters. Neither changes a bit of a result."""
 
     tiles: Tiles
     group_m: int
