@@ -1,9 +1,9 @@
 """What follows a product's chains, emulated in float32 steps: bias, activation, gate, the roundings of h and y.
 
 The contract's spelling is that of contract/activations.py, the frameworks' one is their formula, the vendor's one
-torch's step by step. relu, relu2 and identity, the bias, the gate and the roundings are exact. exp2 and division are
-the GPU's approximations there and correctly rounded here, so the other activations may differ by some ulps of float32:
-seldom in a 16-bit h.
+torch's step by step, XLA's one jax.nn's with every operation rounded. relu, relu2 and identity, the bias, the gate and
+the roundings are exact. exp2 and division are the GPU's approximations there and correctly rounded here, so the other
+activations may differ by some ulps of float32: seldom in a 16-bit h.
 """
 
 from collections.abc import Callable, Mapping
@@ -22,11 +22,14 @@ from .contract.vendor import Order
 from .emulator import ascending, gemm
 from .rounding import round_to
 from .tree import Tree
-from .vendor_spelling import VENDOR
+from .vendor_spelling import VENDOR, once
+from .xla_spelling import XLA
 
 # Whose every operation is IEEE arithmetic, on a GPU too.
 EXACT = ("relu", "relu2", "identity")
 Bias = Literal["after", "first", "rounded"]
+# By spelling: activations that round to the data type on their way.
+STEPWISE = {"vendor": VENDOR, "xla": XLA}
 # emulator.gemm, or what answers as it does.
 Summed = Callable[..., np.ndarray]
 
@@ -50,7 +53,7 @@ class Recipe:
 
     up: Product
     down: Product
-    spelling: Literal["contract", "framework", "vendor"] = "contract"
+    spelling: Literal["contract", "framework", "vendor", "xla"] = "contract"
     contracted: bool = False
     round_s: bool = False
     round_f: bool = False
@@ -104,8 +107,8 @@ def linear(
 def hidden(problem: Problem, s: np.ndarray, u: np.ndarray | None, recipe: Recipe) -> np.ndarray:
     """``act(s)``, times ``u`` where there is one, in float32 and not yet rounded."""
     with np.errstate(all="ignore"):
-        if recipe.spelling == "vendor":
-            f = VENDOR[problem.activation](s.astype(F), partial(rounded, problem=problem))
+        if recipe.spelling in STEPWISE:
+            f = STEPWISE[recipe.spelling][problem.activation](s.astype(F), partial(rounded, problem=problem))
         else:
             functions = FRAMEWORK if recipe.spelling == "framework" else CONTRACT
             f = functions[problem.activation](s.astype(F), recipe.contracted)
@@ -176,19 +179,14 @@ CONTRACT: dict[str, Function] = {
 
 def _framework_gelu_tanh(s: np.ndarray, contracted: bool) -> np.ndarray:
     inner = F(np.sqrt(2 / np.pi)) * _fma(s, s * s * s, 0.044715, contracted)
-    return F(0.5) * s * (F(1) + _once(np.tanh, inner))
-
-
-def _once(function: Callable[[np.ndarray], np.ndarray], s: np.ndarray) -> np.ndarray:
-    """A library's function, taken as correctly rounded."""
-    return function(s.astype(np.float64)).astype(F)
+    return F(0.5) * s * (F(1) + once(np.tanh, inner))
 
 
 FRAMEWORK: dict[str, Function] = CONTRACT | {
-    "gelu": lambda s, contracted: s * F(0.5) * (F(1) + _once(special.erf, s * F(np.sqrt(0.5)))),
+    "gelu": lambda s, contracted: s * F(0.5) * (F(1) + once(special.erf, s * F(np.sqrt(0.5)))),
     "gelu_tanh": _framework_gelu_tanh,
-    "quick_gelu": lambda s, contracted: s * (F(1) / (F(1) + _once(np.exp, -(F(1.702) * s)))),
-    "silu": lambda s, contracted: s / (F(1) + _once(np.exp, -s)),
-    "sigmoid": lambda s, contracted: F(1) / (F(1) + _once(np.exp, -s)),
-    "tanh": lambda s, contracted: _once(np.tanh, s),
+    "quick_gelu": lambda s, contracted: s * (F(1) / (F(1) + once(np.exp, -(F(1.702) * s)))),
+    "silu": lambda s, contracted: s / (F(1) + once(np.exp, -s)),
+    "sigmoid": lambda s, contracted: F(1) / (F(1) + once(np.exp, -s)),
+    "tanh": lambda s, contracted: once(np.tanh, s),
 }

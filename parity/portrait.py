@@ -16,7 +16,7 @@ from .compare import unlike
 from .contract.plan import Plan
 from .contract.problem import Problem
 from .emulator import ascending
-from .epilogue import Bias, Product, Recipe, hidden
+from .epilogue import STEPWISE, Bias, Product, Recipe, hidden
 from .oracle import Stages
 from .order import EXACT, GEMMS, Gemm, Probe, find
 from .rounding import round_to
@@ -122,7 +122,8 @@ def portray(
     ups = (replace(recipe, up=one, round_s=r) for r in narrow for one in _biases(up, biased))
     recipe = _best(trial.up, whole.up, ups)
     apart = (False, True) if problem.gated else (False,)
-    spelled = chain(product(("contract", "framework"), (False, True), apart), product(("vendor",), (False,), apart))
+    stepwise = STEPWISE if problem.dtype != "float32" else ("vendor",)
+    spelled = chain(product(("contract", "framework"), (False, True), apart), product(stepwise, (False,), apart))
     acts = (replace(recipe, spelling=s, contracted=c, round_f=f) for s, c, f in spelled)
     recipe = _best(trial.h, whole.h, acts)
     downs = (replace(recipe, down=one) for one in _biases(down, "b_down" in arrays))

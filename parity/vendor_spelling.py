@@ -22,7 +22,7 @@ def fma(a: np.ndarray, b: np.ndarray | float, c: np.ndarray | float) -> np.ndarr
 def exp(s: np.ndarray) -> np.ndarray:
     n = np.floor(252.0 * np.clip(fma(s, table.VENDOR_EXP_SCALE, 0.5), 0, 1).astype(np.float64))
     part = fma(s, table.VENDOR_EXP_LOW, fma(s, table.VENDOR_EXP_HIGH, (126 - n).astype(F)))
-    return _once(np.exp2, part) * np.exp2(n - 126).astype(F)
+    return once(np.exp2, part) * np.exp2(n - 126).astype(F)
 
 
 def erf(s: np.ndarray) -> np.ndarray:
@@ -33,14 +33,14 @@ def erf(s: np.ndarray) -> np.ndarray:
     p = reduce(lambda p, c: fma(p, t, c), pairs)
     x = np.where(far, -a, s)
     r = fma(p, x, x)
-    return np.where(far, np.copysign(F(1) - _once(np.exp2, np.minimum(r, 0)), s), r)
+    return np.where(far, np.copysign(F(1) - once(np.exp2, np.minimum(r, 0)), s), r)
 
 
 def tanh(s: np.ndarray) -> np.ndarray:
     a, z = np.abs(s), s * s
     first, *rest = table.VENDOR_TANH_NEAR
     p = reduce(lambda p, c: fma(p, z, c), rest, np.full_like(s, first))
-    e = F(1) + _once(np.exp2, a * F(table.VENDOR_TANH_EXPONENT))
+    e = F(1) + once(np.exp2, a * F(table.VENDOR_TANH_EXPONENT))
     large = np.where(a >= F(table.VENDOR_TANH_ONE), F(1), fma(F(1) / e, -2.0, 1.0))
     near = np.where(s == 0, s, fma(p * z, s, s))
     return np.where(a >= F(table.VENDOR_TANH_CUT), np.copysign(large, s), near)
@@ -59,7 +59,8 @@ def _relu(s: np.ndarray) -> np.ndarray:
     return np.where(s <= 0, F(0), s)
 
 
-def _once(function: Callable[[np.ndarray], np.ndarray], s: np.ndarray) -> np.ndarray:
+def once(function: Callable[[np.ndarray], np.ndarray], s: np.ndarray) -> np.ndarray:
+    """A library's function, taken as correctly rounded."""
     return function(s.astype(np.float64)).astype(F)
 
 
