@@ -35,7 +35,9 @@ def _gelu_tanh(s: np.ndarray, rounds: Round) -> np.ndarray:
 
 
 # (s, what rounds to the data type) -> f(s), not yet rounded.
-XLA: dict[str, Callable[[np.ndarray, Round], np.ndarray]] = VENDOR | {
+XLA: dict[str, Callable[[np.ndarray, Round], np.ndarray]] = {
+    # Of one operation, or exact.
+    **{name: VENDOR[name] for name in ("relu", "relu2", "tanh", "identity")},
     "gelu": _gelu,
     "gelu_tanh": _gelu_tanh,
     "quick_gelu": lambda s, rounds: s * rounds(_sigmoid(rounds(_constant(1.702, rounds) * s), rounds)),

@@ -335,18 +335,6 @@ def test_strided_operands_are_no_packed_problem():
     assert (packed.packed, turned.packed, shifted.packed) == (True, False, False)
 
 
-def test_a_plan_of_the_callers_is_a_constant_of_a_trace():
-    x, w_up, w_down = torch.ones(2, 8), torch.ones(16, 8), torch.ones(4, 16)
-    # (Dynamo takes a number for a dynamic one where a second trace of the same code has another.)
-    for plan in (
-        Plan(up=Tiles(m=16, n=16, k=16), split_k=(2, 1)),
-        Plan(up=Tiles(m=32, n=16, k=32), split_k=(3, 2)),
-        Plan(up=Tiles(m=64, n=32, k=16), split_k=(4, 3)),
-    ):
-        compiled = torch.compile(lambda x, p=plan: fused_mlp(x, w_up, w_down, plan=p), fullgraph=True, backend="eager")
-        assert torch.equal(compiled(x), fused_mlp(x, w_up, w_down, plan=plan))
-
-
 def test_a_plan_that_is_no_plan_is_refused_before_anything_is_cached():
     with pytest.raises(ValueError, match=r"^plan is \{'strategy': 'tiled'\}, must be a Plan"):
         fused_mlp(torch.ones(2, 8), torch.ones(16, 8), torch.ones(4, 16), plan={"strategy": "tiled"})

@@ -11,7 +11,8 @@ from parity.contract.plan import SERVED
 ROOT = Path(__file__).parents[1]
 
 # What each framework says in its own way, and nothing else. (file, name) -> why.
-ONLY_JAX_FILES = {"linen.py"}
+# Two modules for Flax; wgmma, which Gluon has itself.
+ONLY_JAX_FILES = {"linen.py", "kernels/hopper_wgmma.py"}
 # jax keeps no state between calls, launches through XLA, and has no version that differs in what is used.
 ONLY_TORCH_FILES = {"_compat.py", "arrivals.py", "hopper.py", "launcher.py", "settled.py"}
 ONLY_HERE = {

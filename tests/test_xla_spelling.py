@@ -10,6 +10,7 @@ import pytest
 
 from parity import stimulus
 from parity.adder import F
+from parity.contract.activations import ACTIVATIONS
 from parity.contract.plan import Plan
 from parity.contract.problem import Problem
 from parity.epilogue import contract, rounded, stages
@@ -37,6 +38,10 @@ def test_as_many_numbers_differ_from_torchs_as_on_a_gpu(row):
     """A rounding more or less makes hundreds; exp, tanh and erfc, which are a GPU's there, a few."""
     xla, torch = (of_all_numbers(table, row["activation"], row["dtype"]) for table in (XLA, VENDOR))
     assert abs(int((xla != torch).sum()) - row["different_from_torch"]) <= 3
+
+
+def test_each_activation_has_one():
+    assert XLA.keys() == ACTIVATIONS.keys()
 
 
 @pytest.mark.parametrize("gated", [False, True])

@@ -14,16 +14,14 @@ from typing import Any, NamedTuple
 import jax
 from jax import Array, lax
 from jax import numpy as jnp
-from jax._src.lib.mlir import ir
-from jax._src.lib.mlir.dialects import llvm
 from jax.experimental import pallas as pl
-from jax.experimental.mosaic import gpu as mgpu
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
 from parity.contract.hopper_tiles import DEPTH, LAG
 from parity.contract.tiles import Tiles
 
-from .hopper_epilogue import ROWS, SUMS, WIDTH, Source, Staging, staging_memory
+from .hopper_epilogue import ROWS, WIDTH, Source, Staging, staging_memory
+from .hopper_wgmma import SWIZZLE, begin, read, zeros
 
 # Those that multiply, and all.
 MULTIPLIERS, WARPGROUPS = 2, 3
@@ -31,9 +29,6 @@ MULTIPLIERS, WARPGROUPS = 2, 3
 BLOCKS = 2
 # Registers of a thread that multiplies and of one that loads.
 _MULTIPLIER, _LOADER = 232, 40
-_SWIZZLE = (plgpu.SwizzleTransform(128),)
-# wgmma's accumulators, a register an element.
-_ACC = plgpu.Layout._WGMMA_ACC_32BIT
 
 
 class Operand(NamedTuple):
@@ -158,7 +153,7 @@ def gemm_body(
 
 def _slots(operand: Operand, size: int, k_minor: bool, stages: int) -> Any:
     shape = (size, DEPTH) if k_minor else (size // DEPTH, DEPTH, DEPTH)
-    return plgpu.SMEM((stages, *shape), operand.ref.dtype, transforms=_SWIZZLE)
+    return plgpu.SMEM((stages, *shape), operand.ref.dtype, transforms=SWIZZLE)
 
 
 def _mine(cut: Cut) -> Array:
@@ -295,7 +290,7 @@ def _chain(ring: _Ring, cut: Cut, at: Array, steps: int, columns: int, ahead: An
     def step(i, acc):
         slot = _slot(at + i, cut)
         plgpu.barrier_wait(_full(ring, slot, warpgroup, cut))
-        acc = _wgmma(acc, ring, cut, slot)
+        acc = begin(acc, _rows(ring, cut, slot), ring.b.slots.at[slot], ring.a.k_minor, ring.b.k_minor)
         plgpu.wgmma_wait(1)
         pl.when(i > 0)(lambda: release(i - 1))
         if cut.shared:
@@ -304,61 +299,14 @@ def _chain(ring: _Ring, cut: Cut, at: Array, steps: int, columns: int, ahead: An
             pl.when((warpgroup == 0) & (at + i == lead))(lambda: plgpu.barrier_arrive(ahead))
         return acc
 
-    acc = lax.fori_loop(0, steps, step, _zeros((cut.rows, columns)))
+    acc = lax.fori_loop(0, steps, step, zeros((cut.rows, columns)))
     plgpu.wgmma_wait(0)
     release(steps - 1)
-    return _read(acc)
-
-
-def _zeros(shape: tuple[int, int]) -> Array:
-    @plgpu.inline_mgpu(return_type=plgpu.ShapeDtypeStruct(shape, jnp.float32, layout=_ACC))
-    def zeros(_):
-        return mgpu.WGMMAAccumulator.zero(*shape)._value
-
-    return zeros()
-
-
-def _read(acc: Array) -> Array:
-    @plgpu.inline_mgpu(arg_types=(_ACC,), return_type=plgpu.ShapeDtypeStruct(acc.shape, jnp.float32, layout=SUMS))
-    def read(_, acc):
-        # Nothing that uses the sums may move ahead of the wait for them.
-        return mgpu.optimization_barrier(acc).to_layout(mgpu.WGMMA_LAYOUT)
-
     return read(acc)
 
 
-def _wgmma(acc: Array, ring: _Ring, cut: Cut, slot: Array) -> Array:
-    """``acc + a b`` of one slot, begun: this warpgroup's rows."""
-    ref = plgpu.RefType(_SWIZZLE)
-
-    @plgpu.inline_mgpu(
-        arg_types=(_ACC, ref, ref), return_type=plgpu.ShapeDtypeStruct(acc.shape, jnp.float32, layout=_ACC)
-    )
-    def begin(_, acc, a, b):
-        held = mgpu.WGMMAAccumulator(_value=acc, _original_layout=acc.layout, _sync=False)
-        done = mgpu.wgmma(held, _left(a, ring.a.k_minor), _right(b, ring.b.k_minor), swizzle=128)
-        llvm.inline_asm(
-            ir.Type.parse("!llvm.void"), [], "wgmma.commit_group.sync.aligned;", "", has_side_effects=True
-        )  # fmt: skip
-        return done._value
-
+def _rows(ring: _Ring, cut: Cut, slot: Array) -> Any:
+    """This warpgroup's, of a left operand."""
     size = cut.rows if ring.a.k_minor else cut.rows // DEPTH
     first = lax.axis_index("warpgroup") * size if cut.shared else 0
-    return begin(acc, ring.a.slots.at[slot, pl.ds(first, size)], ring.b.slots.at[slot])
-
-
-def _left(a: ir.Value, k_minor: bool) -> ir.Value:
-    """``[m / tile, k / tile, tile, tile]`` as wgmma's descriptors are made from, of ``[m, DEPTH]`` or of
-    ``[m / DEPTH, DEPTH, DEPTH]``, k in the middle."""
-    shape = ir.MemRefType(a.type).shape
-    if k_minor:
-        return mgpu.memref_reshape(a, (shape[0] // 8, 1, 8, DEPTH))
-    return mgpu.memref_transpose(mgpu.memref_reshape(a, (shape[0], DEPTH // 8, 8, DEPTH)), (0, 1, 3, 2))
-
-
-def _right(b: ir.Value, k_minor: bool) -> ir.Value:
-    """``[k / tile, n / tile, tile, tile]``, as ``_left``."""
-    shape = ir.MemRefType(b.type).shape
-    if k_minor:
-        return mgpu.memref_transpose(mgpu.memref_reshape(b, (shape[0] // 8, 1, 8, DEPTH)), (1, 0, 3, 2))
-    return mgpu.memref_transpose(mgpu.memref_reshape(b, (shape[0], DEPTH // 8, 8, DEPTH)), (1, 0, 2, 3))
+    return ring.a.slots.at[slot, pl.ds(first, size)]
