@@ -152,9 +152,9 @@ class Run:
         samples: dict[str, dict[str, list[list[float]]]] = {}
         clocks = []
         for i in range(self._settings.blocks):
-            # A B | B A | A B ...: over the workers here, over the contenders inside each.
+            # A B | B A | A B ...: over the workers here; the contenders inside each take turns (rounds.py).
             for worker in reversed(self._ready(plans)) if i % 2 else self._ready(plans):
-                answer = worker.call("block", timeout=self._limit(MEASURE_S), reverse=bool(i % 2))
+                answer = worker.call("block", timeout=self._limit(MEASURE_S), seed=i)
                 clocks.append(answer["clock"])
                 for key, s in answer["samples"].items():
                     entry = samples.setdefault(key, {"kernel": [], "wall": []})

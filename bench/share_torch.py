@@ -5,12 +5,14 @@ A gain on the MLP is not a gain on the model. The block is Llama-3 8B's: RMSNorm
 """
 
 from collections.abc import Callable
+from statistics import median
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .rounds import in_rounds
 from .timer_torch import Program
 
 HIDDEN, HEADS, KV_HEADS, HEAD, WIDE = 4096, 32, 8, 128, 14336
@@ -55,15 +57,14 @@ def _point(device: torch.device, m: int, context: int, shrink: int) -> dict:
         x = x + F.linear(seen.reshape(m, heads * HEAD), w["out"])
         return x + mlp(F.rms_norm(x, (hidden,), w["norm"]), w)
 
-    times = {name: _time(name, f, x, layers, device) for name, f in (("mlp", mlp), ("block", block))}
+    programs = [_program(name, f, x, layers, device) for name, f in (("mlp", mlp), ("block", block))]
+    times = {p.key: median(samples) for p, samples in in_rounds(programs, Program.kernel_sample, seed=0)}
     share = round(times["mlp"] / times["block"], 4)
     point = {"model": "llama3_8b", "m": m, "context": context}
     return point | {"block_us": round(times["block"], 2), "mlp_us": round(times["mlp"], 2), "share": share}
 
 
-def _time(name: str, f: Callable[..., Tensor], x: Tensor, layers: list[dict], device: torch.device) -> float:
-    """Median device microseconds a layer."""
-
+def _program(name: str, f: Callable[..., Tensor], x: Tensor, layers: list[dict], device: torch.device) -> Program:
     @torch.no_grad()
     def step() -> Any:
         y = x
@@ -75,5 +76,4 @@ def _time(name: str, f: Callable[..., Tensor], x: Tensor, layers: list[dict], de
     if device.type == "cuda":
         program.capture()
     program.calibrate()
-    samples = sorted(s for _ in range(3) for s in program.kernel_samples())
-    return samples[len(samples) // 2]
+    return program

@@ -4,7 +4,6 @@ Wall time: the host's clock over calls of one jitted program that holds the whol
 time and launches: CUPTI, through Mosaic GPU's profiler; where that fails, through jax.profiler's trace.
 """
 
-import gc
 import glob
 import tempfile
 import time
@@ -14,8 +13,9 @@ from typing import Any
 
 import jax
 
+from .rounds import in_rounds
+
 WALL_SAMPLE_S = 4e-3
-BLOCK_S = 25e-3
 TRACE_PASSES = 3
 TRACE_RUNS = 3
 
@@ -41,11 +41,9 @@ class Program:
             jax.block_until_ready(self.run())
         self.seconds = self._wall(3)
 
-    def wall_samples(self) -> list[float]:
-        """Host microseconds a layer, some samples."""
-        repeats = max(3, min(200, round(WALL_SAMPLE_S / self.seconds)))
-        count = 2 if repeats * self.seconds > BLOCK_S else 4
-        return [1e6 * self._wall(repeats) / self.layers for _ in range(count)]
+    def wall_sample(self) -> float:
+        """Host microseconds a layer."""
+        return 1e6 * self._wall(max(3, min(200, round(WALL_SAMPLE_S / self.seconds)))) / self.layers
 
     def _wall(self, repeats: int) -> float:
         out = None
@@ -56,18 +54,9 @@ class Program:
         return (time.perf_counter() - start) / repeats
 
 
-def block(programs: list[Program], reverse: bool) -> dict[str, dict[str, list[float]]]:
-    """One block of samples of every program, in order or in reverse."""
-    samples = {}
-    gc.collect()
-    gc.disable()
-    try:
-        for p in reversed(programs) if reverse else programs:
-            jax.block_until_ready(p.run())
-            samples[p.key] = {"kernel": [], "wall": p.wall_samples()}
-    finally:
-        gc.enable()
-    return samples
+def block(programs: list[Program], seed: int) -> dict[str, dict[str, list[float]]]:
+    """One block of samples of every program, one each a round."""
+    return {p.key: {"kernel": [], "wall": wall} for p, wall in in_rounds(programs, Program.wall_sample, seed)}
 
 
 def trace(programs: list[Program], emit: Callable[[str], None]) -> dict[str, dict]:

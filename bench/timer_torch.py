@@ -4,7 +4,6 @@ Device time: a CUDA graph of the whole chain, replayed back to back between two 
 calls issued one by one, the device synchronised at the end. Launches and kernel times: CUPTI, through torch.profiler.
 """
 
-import gc
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -14,10 +13,10 @@ import torch
 from torch._C._autograd import DeviceType
 
 from .gpu import Gpu
+from .rounds import in_rounds
 
 KERNEL_SAMPLE_S = 1.5e-3
 WALL_SAMPLE_S = 4e-3
-BLOCK_S = 25e-3
 # Holds the device while the host gets ahead, so that the first replay's launch is not in the sample: about 0.1 ms.
 SPIN_CYCLES = 200_000
 MARKER = "spin_kernel"
@@ -65,28 +64,28 @@ class Program:
             self.run()
         self.seconds = min(self._timed(1) for _ in range(3))
 
-    def kernel_samples(self) -> list[float]:
-        """Device microseconds a layer, some samples; [] where only a profiler can tell (launched call by call)."""
+    def kernel_sample(self) -> float | None:
+        """Device microseconds a layer; None where only a profiler can tell (launched call by call)."""
         if self.device.type == "cuda" and self.graph is None:
-            return []
+            return None
         repeats = max(1, min(200, round(KERNEL_SAMPLE_S / self.seconds)))
-        count = max(2, min(8, int(BLOCK_S / (repeats * self.seconds))))
-        return [1e6 * self._timed(repeats) / self.layers for _ in range(count)]
+        if repeats > 1:
+            # What ran before has left L2 to itself: that of a hot case.
+            self.run()
+        return 1e6 * self._timed(repeats) / self.layers
 
-    def wall_samples(self) -> list[float]:
-        """Host microseconds a layer, some samples."""
+    def wall_sample(self) -> float | None:
+        """Host microseconds a layer; None for a roof."""
+        if not self.wanted:
+            return None
         call = self.run if self.wall_of_graph else self.step
         repeats = max(3, min(200, round(WALL_SAMPLE_S / max(self.seconds, 20e-6 * self.layers))))
-        count = 2 if repeats * self.seconds > BLOCK_S else 3
-        samples = []
-        for _ in range(count):
-            _synchronize(self.device)
-            start = time.perf_counter()
-            for _ in range(repeats):
-                call()
-            _synchronize(self.device)
-            samples.append(1e6 * (time.perf_counter() - start) / (repeats * self.layers))
-        return samples
+        _synchronize(self.device)
+        start = time.perf_counter()
+        for _ in range(repeats):
+            call()
+        _synchronize(self.device)
+        return 1e6 * (time.perf_counter() - start) / (repeats * self.layers)
 
     def _timed(self, repeats: int) -> float:
         """Seconds of one pass, from ``repeats`` passes back to back."""
@@ -124,18 +123,11 @@ def settle(device: torch.device, gpu: Gpu | None) -> float:
     return time.monotonic() - start
 
 
-def block(programs: list[Program], reverse: bool) -> dict[str, dict[str, list[float]]]:
-    """One block of samples of every program, in order or in reverse (A B ... B A)."""
-    samples = {}
-    gc.collect()
-    gc.disable()
-    try:
-        for p in reversed(programs) if reverse else programs:
-            p.run()
-            samples[p.key] = {"kernel": p.kernel_samples(), "wall": p.wall_samples() if p.wanted else []}
-    finally:
-        gc.enable()
-    return samples
+def block(programs: list[Program], seed: int) -> dict[str, dict[str, list[float]]]:
+    """One block of samples of every program, one each a round: device times, then wall times."""
+    kernel = in_rounds(programs, Program.kernel_sample, seed)
+    wall = in_rounds(programs, Program.wall_sample, seed)
+    return {p.key: {"kernel": k, "wall": w} for (p, k), (_, w) in zip(kernel, wall, strict=True)}
 
 
 def trace(programs: list[Program]) -> dict[str, dict]:

@@ -60,7 +60,6 @@ class FakeWorker:
         self._contenders = {c.name + suffix: c for c in listed}
         self._case: Case | None = None
         self._ready: list[tuple[str, Fake]] = []
-        self._blocks = 0
         self._pause = float(os.environ.get("BENCH_FAKE_PAUSE", "0"))
 
     def hello(self) -> dict:
@@ -87,7 +86,7 @@ class FakeWorker:
         emit: Callable[[str], None],
         layers: int = 2,
     ) -> dict:
-        self._case, self._ready, self._blocks = Case(**case), [], 0
+        self._case, self._ready = Case(**case), []
         time.sleep(self._pause)
         ready, problems = [], []
         for name, c in self._contenders.items():
@@ -118,14 +117,14 @@ class FakeWorker:
         self._ready += [(r, Fake(name=r, factor=1.0, launches=0)) for r in roofs]
         return {"ready": ready, "problems": problems, "roofs": roofs, "layers": 4}
 
-    def block(self, *, reverse: bool) -> dict:
+    def block(self, *, seed: int) -> dict:
         assert self._case is not None
-        samples, self._blocks = {}, self._blocks + 1
+        samples = {}
         for key, c in self._ready:
             ideal = ideal_us(self._case, key) * c.factor + c.launches * LAUNCH_US
-            kernel = noisy(ideal, f"{self._case.key}/{key}", self._blocks)
+            kernel = noisy(ideal, f"{self._case.key}/{key}", seed)
             host = max(ideal, c.launches * HOST_US)
-            wall = noisy(host, f"{self._case.key}/{key}/wall", self._blocks)
+            wall = noisy(host, f"{self._case.key}/{key}/wall", seed)
             graphed = c.graphed and self._framework == "torch"
             samples[key] = {
                 "kernel": kernel if graphed else [],

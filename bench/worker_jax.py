@@ -98,9 +98,9 @@ class JaxWorker:
                     problems.append({"contender": name, "plan": label, **problem})
         return {"ready": ready, "problems": problems, "roofs": [], "layers": layers}
 
-    def block(self, *, reverse: bool) -> dict:
+    def block(self, *, seed: int) -> dict:
         with Watch(self._gpu) as watch:
-            samples = timer_jax.block(self._programs, reverse)
+            samples = timer_jax.block(self._programs, seed)
         return {"samples": samples, "clock": watch.summary()}
 
     def trace(self, *, emit: Callable[[str], None]) -> dict:

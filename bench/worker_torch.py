@@ -105,9 +105,9 @@ class TorchWorker:
         roofs = self._roofs(c, layers)
         return {"ready": ready, "problems": problems, "roofs": roofs, "layers": len(layers)}
 
-    def block(self, *, reverse: bool) -> dict:
+    def block(self, *, seed: int) -> dict:
         with Watch(self._gpu) as watch:
-            samples = timer_torch.block(self._programs, reverse)
+            samples = timer_torch.block(self._programs, seed)
         return {"samples": samples, "clock": watch.summary()}
 
     def trace(self, *, emit: Callable[[str], None]) -> dict:

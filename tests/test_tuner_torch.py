@@ -1,6 +1,8 @@
 """The tuner's worker without its GPU: which launches it makes, which binaries it compiles, what it times."""
 
 import time
+from collections.abc import Iterator
+from itertools import cycle
 from types import SimpleNamespace
 
 import pytest
@@ -36,7 +38,12 @@ def tuner(monkeypatch):
     monkeypatch.setattr(
         timer_torch.Program, "capture", lambda program: setattr(program, "output", program.step())
     )  # fmt: skip
-    monkeypatch.setattr(timer_torch.Program, "kernel_samples", lambda program: [3.0, float(program.key[-1]), 9.0])
+    turns: dict[str, Iterator[float]] = {}
+
+    def sample(program):
+        return next(turns.setdefault(program.key, cycle([3.0, float(program.key[-1]), 9.0])))
+
+    monkeypatch.setattr(timer_torch.Program, "kernel_sample", sample)
     made = object.__new__(tuner_torch.TorchTuner)
     made._device = torch.device("cpu")
     return made

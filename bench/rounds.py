@@ -1,0 +1,42 @@
+"""Programs take turns at being timed.
+
+A card at its power limit runs whatever comes now at a clock that what ran before has set: up to 25 % slower behind a
+hungry neighbour, for tens of milliseconds. So samples are short, and every round has an order of its own.
+"""
+
+import gc
+import random
+import time
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+FEWEST, MOST = 3, 8
+BLOCK_S = 0.5
+
+Program = TypeVar("Program")
+
+
+def in_rounds(
+    programs: Sequence[Program],
+    sample: Callable[[Program], float | None],
+    seed: int,
+    clock: Callable[[], float] = time.perf_counter,
+) -> list[tuple[Program, list[float]]]:
+    """Each program with its samples, one a round (None is none): MOST rounds, or FEWEST and as many more as fit
+    BLOCK_S seconds."""
+    found: list[list[float]] = [[] for _ in programs]
+    shuffled = random.Random(seed)
+    gc.collect()
+    gc.disable()
+    try:
+        start = clock()
+        for done in range(MOST):
+            if done >= FEWEST and (clock() - start) * (done + 1) > BLOCK_S * done:
+                break
+            for i in shuffled.sample(range(len(programs)), len(programs)):
+                value = sample(programs[i])
+                if value is not None:
+                    found[i].append(value)
+    finally:
+        gc.enable()
+    return list(zip(programs, found, strict=True))
