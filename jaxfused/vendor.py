@@ -88,7 +88,7 @@ def tanh(s: Array, dtype: DTypeLike, device: Device) -> Array:
     p, *rest = contract.VENDOR_TANH_NEAR
     for c in rest:
         p = fma(z, p, c, device)
-    large = fma(reciprocal(1.0 + jnp.exp2(a * contract.VENDOR_TANH_EXPONENT), device), -2.0, 1.0, device)
+    large = fma(own.reciprocal(1.0 + jnp.exp2(a * contract.VENDOR_TANH_EXPONENT)), -2.0, 1.0, device)
     large = jnp.where(a >= contract.VENDOR_TANH_ONE, 1.0, large)
     # (Of -0, the sum of two zeros is +0.)
     near = jnp.where(s == 0.0, s, fma(p * z, s, s, device))
@@ -107,13 +107,6 @@ def divide(a: Array, b: Array, device: Device) -> Array:
     if device.kind == "interpreter":
         return a / b
     return _instruction("div.rn.f32 $0, $1, $2;", a, b)
-
-
-def reciprocal(s: Array, device: Device) -> Array:
-    """The hardware's approximation, to one ulp."""
-    if device.kind == "interpreter":
-        return 1.0 / s
-    return _instruction("rcp.approx.ftz.f32 $0, $1;", s)
 
 
 def _instruction(asm: str, first: Array, *others: Array | float) -> Array:

@@ -2,7 +2,7 @@
 
 The contract's spelling is that of contract/activations.py, the frameworks' one is their formula, the vendor's one
 torch's step by step, XLA's one jax.nn's with every operation rounded. relu, relu2 and identity, the bias, the gate and
-the roundings are exact. exp2 and division are the GPU's approximations there and correctly rounded here, so the other
+the roundings are exact. exp2 and reciprocals are the GPU's approximations there and correctly rounded here, so the other
 activations may differ by some ulps of float32: seldom in a 16-bit h.
 """
 
@@ -129,14 +129,17 @@ def _fma(c: float | np.ndarray, a: np.ndarray, b: float | np.ndarray, contracted
     return add_product(IEEE, total, a.astype(np.float64), np.asarray(b, F).astype(np.float64))
 
 
+def _reciprocal(d: np.ndarray) -> np.ndarray:
+    return np.where(d > F(table.RECIPROCAL_END), F(0), F(1) / d)
+
+
 def _sigmoid(s: np.ndarray, exponent: float) -> np.ndarray:
-    """``1 + exp2(exponent s)``, what a sigmoid divides by."""
-    return F(1) + np.exp2(s * F(exponent))
+    return _reciprocal(F(1) + np.exp2(s * F(exponent)))
 
 
 def _gelu(s: np.ndarray, contracted: bool) -> np.ndarray:
     a = np.abs(s)
-    t = F(1) / _fma(1.0, a, table.GELU_T, contracted)
+    t = _reciprocal(_fma(1.0, a, table.GELU_T, contracted))
     p = np.full_like(s, table.GELU_P[-1])
     for c in reversed(table.GELU_P[:-1]):
         p = _fma(c, p, t, contracted)
@@ -147,7 +150,7 @@ def _gelu(s: np.ndarray, contracted: bool) -> np.ndarray:
 
 def _gelu_tanh(s: np.ndarray, contracted: bool) -> np.ndarray:
     inner = _fma(table.GELU_TANH_EXPONENT, s * s, table.GELU_TANH_EXPONENT_CUBIC, contracted)
-    return s / (F(1) + np.exp2(s * inner))
+    return s * _reciprocal(F(1) + np.exp2(s * inner))
 
 
 def _tanh(s: np.ndarray, contracted: bool) -> np.ndarray:
@@ -155,7 +158,7 @@ def _tanh(s: np.ndarray, contracted: bool) -> np.ndarray:
     q = np.full_like(s, table.TANH_Q[-1])
     for c in reversed(table.TANH_Q[:-1]):
         q = _fma(c, q, z, contracted)
-    big = F(1) - F(2) / (F(1) + np.exp2(a * F(table.TANH_EXPONENT)))
+    big = F(1) - F(2) * _reciprocal(F(1) + np.exp2(a * F(table.TANH_EXPONENT)))
     return np.where(a < F(table.TANH_CUT), s * _fma(1.0, z, q, contracted), np.copysign(big, s))
 
 
@@ -169,9 +172,9 @@ CONTRACT: dict[str, Function] = {
     "relu2": lambda s, contracted: _relu(s, contracted) ** 2,
     "gelu": _gelu,
     "gelu_tanh": _gelu_tanh,
-    "quick_gelu": lambda s, contracted: s / _sigmoid(s, table.QUICK_GELU_EXPONENT),
-    "silu": lambda s, contracted: s / _sigmoid(s, table.SILU_EXPONENT),
-    "sigmoid": lambda s, contracted: F(1) / _sigmoid(s, table.SILU_EXPONENT),
+    "quick_gelu": lambda s, contracted: s * _sigmoid(s, table.QUICK_GELU_EXPONENT),
+    "silu": lambda s, contracted: s * _sigmoid(s, table.SILU_EXPONENT),
+    "sigmoid": lambda s, contracted: _sigmoid(s, table.SILU_EXPONENT),
     "tanh": _tanh,
     "identity": lambda s, contracted: s,
 }

@@ -10,7 +10,7 @@ import pytest
 
 from parity.contract.activations import ACTIVATIONS
 
-# exp2 and division of each activation, a hardware instruction each.
+# exp2 and reciprocal of each activation, a hardware instruction each.
 EXPONENTIALS = {"gelu", "gelu_tanh", "quick_gelu", "silu", "sigmoid", "tanh"}
 KERNELS = {"linear_fwd_kernel", "hidden_bwd_kernel", "product_bwd_kernel", "decode_fwd_kernel"}
 # The sums over rows of float32 are IEEE whatever the precision: these tiles are theirs alone.
@@ -24,7 +24,10 @@ SPILLS = {
     (86, "float32-tf32-512-plain", "product_bwd_kernel"),
     *((80, f"float32-ieee-{m}-{form}", "linear_fwd_kernel") for m in (64, 512) for form in ("plain", "gated")),
     (100, "float32-ieee-512-gated", "product_bwd_kernel"),
-    (100, "float32-tf32-512-plain", "hidden_bwd_kernel"),
+    *(
+        (100, f"float32-tf32-512-{form}", kernel)
+        for form, kernel in (("plain", "hidden_bwd_kernel"), ("gated", "linear_fwd_kernel"))
+    ),
     # 64 rows in one chain, where the matrix unit is another's.
     (100, "decode-64-1", "decode_fwd_kernel"),
 }
@@ -53,8 +56,9 @@ def test_every_launch_compiles(arch):
             # Its own spelling, in the epilogues alone.
             assert_vendor(case)
             continue
-        # Full-range division is spelled for all; the correctly rounded one is never left in.
-        assert case["div.rn.f32"] == 0, case
+        # Reciprocals are the hardware's: no division is left in.
+        assert case["div.rn.f32"] == case["div.full.f32"] == 0, case
+        assert (case["rcp.approx"] > 0) == (case["ex2.approx"] > 0), case
         ieee = name.startswith("float32-ieee") or (name.startswith("float32") and case["tiles"] in BIAS_SUMS)
         if not name.startswith("float32"):
             # Tensor cores multiply: what is left in float32 is the epilogue, where nothing is contracted.
@@ -83,14 +87,15 @@ VENDOR = {
 
 def assert_vendor(case: dict) -> None:
     """Each instruction as often as any other of its activation, times how often torch's spelling has it."""
+    assert case["div.full.f32"] == 0, case
     found = [case[name] for name in ("fma.rn.f32", "ex2.approx", "div.rn.f32", "rcp.approx")]
-    if case["kernel"] == "hidden_bwd_kernel":
-        # The derivative beside it is of our own spelling: its exp2 is another.
-        found[1] -= case["div.full.f32"]
-    else:
-        assert case["div.full.f32"] == 0, case
     want = VENDOR.get(case["case"].removeprefix("vendor-"), (0, 0, 0, 0))
-    times = found[1]
+    times = found[0] // want[0] if want[0] else 0
+    if case["kernel"] == "hidden_bwd_kernel":
+        # The derivative beside it is of our own spelling: an exp2 and a reciprocal more.
+        assert found[1] == found[0] == 0 or found[1] > times, case
+        own = found[1] - times * want[1]
+        found[1], found[3] = found[1] - own, found[3] - own
     assert found == [times * count for count in want] or not any(found), case
     epilogue = (case["kernel"] == "linear_fwd_kernel" and case["tiles"] == "128x64x64") or "decode" in case["case"]
     assert not any(want) or not epilogue or times > 0, case

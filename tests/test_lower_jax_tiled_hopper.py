@@ -24,7 +24,7 @@ from parity.contract.tiles import Tiles
 pytestmark = pytest.mark.usefixtures("strict_jax")
 
 STEPS = {
-    "mul": r"mul\.rn\.f32 ", "add": r"add\.rn\.f32 ", "sub": r"sub\.rn\.f32 ", "div": r"div\.full\.f32 ",
+    "mul": r"mul\.rn\.f32 ", "add": r"add\.rn\.f32 ", "sub": r"sub\.rn\.f32 ", "div": r"rcp\.approx\.ftz\.f32 ",
     "exp2": r"ex2\.approx\.ftz\.f32 ",
 }  # fmt: skip
 # Ragged along every axis; and not, so that Pallas brings a tile of any operand in one copy.

@@ -4,7 +4,6 @@ the same float32 operations in the same order as jaxfused/vendor.py. ``dtype`` i
 
 import triton
 import triton.language as tl
-from triton import knobs
 
 from parity.contract import activations as contract
 from parity.contract.vendor import Order
@@ -23,8 +22,6 @@ _F0, _F1, _F2, _F3, _F4, _F5, _F6 = map(tl.constexpr, contract.VENDOR_ERF_FAR)
 _TANH_CUT, _TANH_ONE = tl.constexpr(contract.VENDOR_TANH_CUT), tl.constexpr(contract.VENDOR_TANH_ONE)
 _TANH_EXPONENT = tl.constexpr(contract.VENDOR_TANH_EXPONENT)
 _T0, _T1, _T2, _T3 = map(tl.constexpr, contract.VENDOR_TANH_NEAR)
-# An interpreter has no such instruction.
-_PLAIN = tl.constexpr(bool(knobs.runtime.interpret))
 
 
 @triton.jit
@@ -107,20 +104,11 @@ def tanh(s, dtype: tl.constexpr):
     a = tl.abs(s)
     z = s * s
     p = tl.fma(tl.fma(tl.fma(_T0, z, _T1), z, _T2), z, _T3) * z
-    large = tl.fma(reciprocal(1.0 + tl.exp2(a * _TANH_EXPONENT)), -2.0, 1.0)
+    large = tl.fma(own.reciprocal(1.0 + tl.exp2(a * _TANH_EXPONENT)), -2.0, 1.0)
     large = tl.where(a >= _TANH_ONE, 1.0, large)
     # (Of -0, the sum of two zeros is +0.)
     near = tl.where(s == 0.0, s, tl.fma(p, s, s))
     return tl.where(a >= _TANH_CUT, tl.where(s < 0.0, -large, large), near)
-
-
-@triton.jit
-def reciprocal(s):
-    """The hardware's approximation, to one ulp."""
-    if _PLAIN:
-        return 1.0 / s
-    else:
-        return tl.inline_asm_elementwise("rcp.approx.ftz.f32 $0, $1;", "=f,f", [s], tl.float32, True, 1)
 
 
 _FUNCTIONS = (relu, relu2, gelu, gelu_tanh, quick_gelu, silu, sigmoid, tanh, identity)

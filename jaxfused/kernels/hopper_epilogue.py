@@ -19,6 +19,8 @@ from jax.extend.core import Jaxpr, Literal
 from parity.contract.hopper_tiles import PART
 from parity.contract.schedule import COLUMNS
 
+from ..activations import reciprocal
+
 # The layout of wgmma's sums.
 SUMS = plgpu.Layout.WGMMA
 # What is read and written at a time; a row of 16-bit columns is what one swizzle spans.
@@ -29,10 +31,10 @@ _INSTRUCTIONS = {
     lax.add_p: "add.rn.f32",
     lax.sub_p: "sub.rn.f32",
     lax.mul_p: "mul.rn.f32",
-    lax.div_p: "div.full.f32",
     # (As torch's Triton, flushing denormals: the contract's steps leave nothing of them. Three instructions less.)
     lax.exp2_p: "ex2.approx.ftz.f32",
 }
+_RECIPROCAL = "rcp.approx.ftz.f32"
 _SWIZZLE = (plgpu.SwizzleTransform(128),)
 _SCALAR = plgpu.Layout.WG_SPLAT(())
 
@@ -73,6 +75,8 @@ def _evaluate(jaxpr: Jaxpr, args: Any) -> list[Array]:
         given = values(eqn.invars)
         if eqn.primitive in _INSTRUCTIONS:
             results = [_instruction(_INSTRUCTIONS[eqn.primitive], *given)]
+        elif eqn.params.get("name") == reciprocal.__name__:
+            results = [_instruction(_RECIPROCAL, *given)]
         elif "jaxpr" in eqn.params:  # jnp.where
             results = _evaluate(eqn.params["jaxpr"].jaxpr, given)
         else:

@@ -1,11 +1,11 @@
 """The activations both twins serve: formula, spelling, constants, and the numbers the error bounds need.
 
 Both twins spell each function with the same float32 steps: every product is rounded before it is added (no FMA
-contraction), ``exp2`` is the hardware's (``ex2.approx``), ``/`` is the hardware's full-range division
-(``div.full``). All constants stand here; a twin rounds them to float32 and adds none of its own.
+contraction), ``exp2`` and ``rcp`` are the hardware's (``ex2.approx``; ``rcp.approx.ftz``, which is 0 from beyond
+``RECIPROCAL_END``). All constants stand here; a twin rounds them to float32 and adds none of its own.
 
 A plan of the vendor's order takes them as torch's eager kernels spell them (``vendor``), compiled for CUDA 13.0: there
-``fma`` rounds once, ``div`` is IEEE's and ``rcp`` the hardware's approximation. Source: ATen/native/cuda/
+``fma`` rounds once and ``div`` is IEEE's. Source: ATen/native/cuda/
 (Activation*Kernel.cu, UnarySpecialOpsKernel.cu); erf, exp and tanh as nvcc 13.0 expands them.
 
 To add one: a row here, a function of the same name and its derivative in ``activations.py``, torch's spelling in
@@ -18,9 +18,12 @@ from dataclasses import dataclass
 
 LOG2E = math.log2(math.e)
 
+# 1 / RECIPROCAL_END is float32's smallest normal number.
+RECIPROCAL_END = 2.0**126
+
 SILU_EXPONENT = -LOG2E
 QUICK_GELU_EXPONENT = -1.702 * LOG2E
-# gelu_tanh(s) = s * sigmoid(2 u), u = sqrt(2/pi) (s + 0.044715 s^3): no tanh, one exp2, one division.
+# gelu_tanh(s) = s * sigmoid(2 u), u = sqrt(2/pi) (s + 0.044715 s^3): no tanh, one exp2, one reciprocal.
 GELU_TANH_EXPONENT = -2.0 * math.sqrt(2.0 / math.pi) * LOG2E
 GELU_TANH_EXPONENT_CUBIC = GELU_TANH_EXPONENT * 0.044715
 # d(2 u)/ds = 2 sqrt(2/pi) (1 + 3 * 0.044715 s^2).
@@ -97,7 +100,7 @@ class Activation:
     ``steps`` and ``slope_steps`` are how the kernels spell them, ``vendor`` how torch spells ``f``; ``round`` there is
     to the operands' type. ``slope`` bounds ``|f'|`` and ``curvature`` ``|f''|``;
     None means ``|f'| <= 2 |s|`` (relu2), or that ``f'`` jumps (relu). ``rounding`` bounds the spelling's absolute error
-    in units of ``2^-24 max(|s|, |f(s)|)``: two units an exp2 or a division's ulp, one an addition or product, weighted
+    in units of ``2^-24 max(|s|, |f(s)|)``: two units an exp2's or a reciprocal's ulp, one an addition or product, weighted
     by how far each reaches the result; ``slope_rounding`` likewise that of ``f'``, in units of ``2^-24 slope`` (of
     ``2^-24 |f'(s)|`` without one).
     """
@@ -144,7 +147,7 @@ ACTIVATIONS = {
         Activation(
             name="gelu",
             formula="s Phi(s) = s (1 + erf(s / sqrt 2)) / 2",
-            steps="a = |s|; t = 1 / (1 + T a); e = (a * a) E; q = (t P(t)) * (e < -126 ? 0 : exp2(e)); "
+            steps="a = |s|; t = rcp(1 + T a); e = (a * a) E; q = (t P(t)) * (e < -126 ? 0 : exp2(e)); "
             "s * (s < 0 ? q : 1 - q)",
             slope_steps="x = e < -126 ? 0 : exp2(e); e < -126 ? (s < 0 ? 0 : 1) : "
             "(s < 0 ? (t P(t)) * x : 1 - (t P(t)) * x) + s * (x D)",
@@ -154,8 +157,8 @@ ACTIVATIONS = {
         Activation(
             name="gelu_tanh",
             formula="s (1 + tanh(sqrt(2/pi) (s + 0.044715 s^3))) / 2",
-            steps="s / (1 + exp2(s * (E + C * (s * s))))",
-            slope_steps="a = |s|; z = a * (E + C * (a * a)); q = exp2(z); g = 1 / (1 + q); "
+            steps="s * rcp(1 + exp2(s * (E + C * (s * s))))",
+            slope_steps="a = |s|; z = a * (E + C * (a * a)); q = exp2(z); g = rcp(1 + q); "
             + _TAIL
             + "(s < 0 ? q * g : g) + (s * ((q * g) * g)) * (S + S2 * (a * a))",
             vendor="(0.5 * s) * (1 + tanh(fma(CUBIC, (s * s) * s, s) * GELU_TANH))",
@@ -165,8 +168,8 @@ ACTIVATIONS = {
         Activation(
             name="quick_gelu",
             formula="s sigmoid(1.702 s)",
-            steps="s / (1 + exp2(s * E))",
-            slope_steps="z = |s| * E; q = exp2(z); g = 1 / (1 + q); "
+            steps="s * rcp(1 + exp2(s * E))",
+            slope_steps="z = |s| * E; q = exp2(z); g = rcp(1 + q); "
             + _TAIL
             + "(s < 0 ? q * g : g) + (s * 1.702) * ((q * g) * g)",
             vendor="r = round(s * 1.702); s * round(div(1, 1 + exp(-r)))",
@@ -175,8 +178,8 @@ ACTIVATIONS = {
         Activation(
             name="silu",
             formula="s sigmoid(s)",
-            steps="s / (1 + exp2(s * E))",
-            slope_steps="z = |s| * E; q = exp2(z); g = 1 / (1 + q); "
+            steps="s * rcp(1 + exp2(s * E))",
+            slope_steps="z = |s| * E; q = exp2(z); g = rcp(1 + q); "
             + _TAIL
             + "(s < 0 ? q * g : g) + s * ((q * g) * g)",
             vendor="div(s, 1 + exp(-s))",
@@ -185,8 +188,8 @@ ACTIVATIONS = {
         Activation(
             name="sigmoid",
             formula="1 / (1 + exp(-s))",
-            steps="1 / (1 + exp2(s * E))",
-            slope_steps="z = |s| * E; q = exp2(z); g = 1 / (1 + q); z < -126 ? 0 : (q * g) * g",
+            steps="rcp(1 + exp2(s * E))",
+            slope_steps="z = |s| * E; q = exp2(z); g = rcp(1 + q); z < -126 ? 0 : (q * g) * g",
             vendor="div(1, 1 + exp(-s))",
             slope=0.25,
             curvature=0.1,
@@ -194,8 +197,8 @@ ACTIVATIONS = {
         Activation(
             name="tanh",
             formula="tanh(s)",
-            steps="a = |s|; a < CUT ? s * (1 + z Q(z)) : sign(s) (1 - 2 / (1 + exp2(a * E))), z = s * s",
-            slope_steps="z = |s| * -E; q = exp2(z); g = 1 / (1 + q); z < -126 ? 0 : ((4 * q) * g) * g",
+            steps="a = |s|; a < CUT ? s * (1 + z Q(z)) : sign(s) (1 - 2 * rcp(1 + exp2(a * E))), z = s * s",
+            slope_steps="z = |s| * -E; q = exp2(z); g = rcp(1 + q); z < -126 ? 0 : ((4 * q) * g) * g",
             vendor="tanh(s)",
         ),
         Activation(
