@@ -52,8 +52,8 @@ def linear(
         device,
         work,
         tiling,
-        # Two parts of y under way at a time; with taps, there is room for one of each.
-        sum(t.itemsize for t in out.values()) * (1 if taps else 2),
+        # Two parts under way at a time; of taps in another type than y's, one of each.
+        2 * x.itemsize if taps in (None, x.dtype) else sum(t.itemsize for t in out.values()),
         (w if b is None else b, w if b_gate is None else b_gate),
         (
             (x, tiles.m, DEPTH),
@@ -97,7 +97,8 @@ def hidden_bwd(
         device,
         work,
         tiling,
-        sum(t.itemsize for t in (s, *out.values(), *(s,) * gated)),
+        # A part of s and of u, or two of s; two of what is under way out.
+        4 * s.itemsize,
         (),
         (
             (dy, tiles.m, DEPTH),

@@ -20,7 +20,7 @@ LAG = 2
 _SUMS = 128 * 128
 # Shared memory for barriers and what the compiler keeps.
 _KEPT = 2048
-# The most bytes an element that are staged: of y, s and u in float32; of s, u, h and both their gradients.
+# The most bytes an element that are staged: of y, and of s and u in float32.
 _STAGED = 10
 # The fewest slots of a ring: with less, the tensor cores wait; and the most: more are of no use.
 _FEWEST, _MOST = 3, 6

@@ -41,11 +41,13 @@ def linear_fwd_kernel(
     x ``[M, K]``, w and gate ``[N, K]``; y, s and u ``[M, N]``, all row-major.
     """
     WEIGHTS: gl.constexpr = 2 if GATED else 1
-    BUFFERS: gl.constexpr = 1 if TAPS else 2
+    # Taps in another type than y's have a room of their own.
+    APART: gl.constexpr = TAPS and s_desc.dtype != y_desc.dtype
+    BUFFERS: gl.constexpr = 1 if APART else 2
     a_tiles, b_tiles, full, free, turn = ring(x_desc.dtype, STAGES, [BM, BK], [WEIGHTS * BN, BK], SHARED)
     y_room = staging(y_desc, BUFFERS)
-    s_room = staging(s_desc, BUFFERS) if TAPS else y_room
-    u_room = staging(u_desc, BUFFERS) if TAPS and GATED else y_room
+    s_room = staging(s_desc, BUFFERS) if APART else y_room
+    u_room = staging(u_desc, BUFFERS) if APART and GATED else y_room
     gl.warp_specialize(
         [
             (
@@ -151,15 +153,12 @@ def _finish(
             if BIAS:
                 s += gl.convert_layout(b, gl.SliceLayout(0, s.type.layout)).to(gl.float32)[None, :]
             y = ACTIVATION(s)
-        BUFFERS: gl.constexpr = y_room.shape[0] // 2
-        buffer = ME * BUFFERS + part % BUFFERS
-        # What was sent from here before has been read: all but what the part before this one sent.
-        tma.store_wait(BUFFERS - 1)
+        sent = part * ((3 if GATED else 2) if TAPS else 1)
         if TAPS:
-            put(s_desc, s_room.index(buffer), s, row, column)
+            sent = put(s_desc, s_room, s, row, column, sent, ME)
             if GATED:
-                put(u_desc, u_room.index(buffer), u, row, column)
-        put(y_desc, y_room.index(buffer), y, row, column)
+                sent = put(u_desc, u_room, u, row, column, sent, ME)
+        put(y_desc, y_room, y, row, column, sent, ME)
         return part + 1, b_next, b_gate_next
 
 

@@ -36,13 +36,13 @@ def hidden_bwd_kernel(
     warp brings s and u, a part of a tile at a time.
     """
     a_tiles, b_tiles, full, free, turn = ring(dy_desc.dtype, STAGES, [BM, BK], [BK, BN], False)
-    s_room, ds_room = staging(s_desc, 1), staging(ds_desc, 1)
-    u_room = staging(u_desc, 1) if GATED else s_room
-    du_room = staging(du_desc, 1) if GATED else ds_room
-    h_room = staging(h_desc, 1) if HIDDEN else ds_room
-    there = gl.allocate_shared_memory(gl.int64, [2, 1], mbarrier.MBarrierLayout())
-    taken = gl.allocate_shared_memory(gl.int64, [2, 1], mbarrier.MBarrierLayout())
-    for i in gl.static_range(2):
+    # A part of s and of u, or two of s alone.
+    BOXES: gl.constexpr = 1 if GATED else 2
+    s_room, room = staging(s_desc, BOXES), staging(ds_desc, 2)
+    u_room = staging(u_desc, BOXES) if GATED else s_room
+    there = gl.allocate_shared_memory(gl.int64, [2 * BOXES, 1], mbarrier.MBarrierLayout())
+    taken = gl.allocate_shared_memory(gl.int64, [2 * BOXES, 1], mbarrier.MBarrierLayout())
+    for i in gl.static_range(2 * BOXES):
         mbarrier.init(there.index(i), count=1)
         mbarrier.init(taken.index(i), count=1)
     gl.warp_specialize(
@@ -50,15 +50,15 @@ def hidden_bwd_kernel(
             (
                 _hidden,
                 (
-                    a_tiles, b_tiles, full, free, turn, h_desc, ds_desc, du_desc, s_room, u_room, h_room, ds_room,
-                    du_room, there, taken, M, N, K, 0, BM, BN, GROUP_M, ACTIVATION, DERIVATIVE, GATED, HIDDEN,
+                    a_tiles, b_tiles, full, free, turn, h_desc, ds_desc, du_desc, s_room, u_room, room,
+                    there, taken, M, N, K, 0, BM, BN, GROUP_M, ACTIVATION, DERIVATIVE, GATED, HIDDEN,
                 ),
             ),
             (
                 _hidden,
                 (
-                    a_tiles, b_tiles, full, free, turn, h_desc, ds_desc, du_desc, s_room, u_room, h_room, ds_room,
-                    du_room, there, taken, M, N, K, 1, BM, BN, GROUP_M, ACTIVATION, DERIVATIVE, GATED, HIDDEN,
+                    a_tiles, b_tiles, full, free, turn, h_desc, ds_desc, du_desc, s_room, u_room, room,
+                    there, taken, M, N, K, 1, BM, BN, GROUP_M, ACTIVATION, DERIVATIVE, GATED, HIDDEN,
                 ),
             ),
             (
@@ -81,6 +81,7 @@ def _load_saved(
     BM: gl.constexpr, BN: gl.constexpr, GROUP_M, GATED: gl.constexpr,
 ):  # fmt: skip
     """Part after part of s and u, for the warpgroups in turns, in the order in which ``_finish`` wants them."""
+    BOXES: gl.constexpr = there.shape[0] // 2
     ROWS: gl.constexpr = s_desc.block_type.shape[0]
     WIDTH: gl.constexpr = s_desc.block_type.shape[1]
     ACROSS: gl.constexpr = BN // WIDTH
@@ -88,27 +89,25 @@ def _load_saved(
     turn = 0
     for tile in range(gl.program_id(0), gl.cdiv(M, BM) * gl.cdiv(N, BN), gl.num_programs(0)):
         row, column = tile_of(tile, M, N, BM, BN, GROUP_M)
-        me = turn % 2
         for part in range(PARTS):
             before = turn // 2 * PARTS + part
             at = [row + part // ACROSS * ROWS, column + part % ACROSS * WIDTH]
-            ready = there.index(me)
-            mbarrier.wait(taken.index(me), (before & 1) ^ 1)
+            box = turn % 2 * BOXES + before % BOXES
+            ready = there.index(box)
+            mbarrier.wait(taken.index(box), (before // BOXES & 1) ^ 1)
             mbarrier.expect(ready, (2 if GATED else 1) * ROWS * WIDTH * 2)
-            load_tile(s_desc, at, ready, s_room.index(me))
+            load_tile(s_desc, at, ready, s_room.index(box))
             if GATED:
-                load_tile(u_desc, at, ready, u_room.index(me))
+                load_tile(u_desc, at, ready, u_room.index(box))
         turn += 1
 
 
 @gluon.jit
 def _hidden(
-    a_tiles, b_tiles, full, free, turn, h_desc, ds_desc, du_desc, s_room, u_room, h_room, ds_room, du_room,
-    there, taken, M, N, K, ME: gl.constexpr, BM: gl.constexpr, BN: gl.constexpr, GROUP_M,
+    a_tiles, b_tiles, full, free, turn, h_desc, ds_desc, du_desc, s_room, u_room, room, there, taken, M, N, K,
+    ME: gl.constexpr, BM: gl.constexpr, BN: gl.constexpr, GROUP_M,
     ACTIVATION: gl.constexpr, DERIVATIVE: gl.constexpr, GATED: gl.constexpr, HIDDEN: gl.constexpr,
 ):  # fmt: skip
-    s_room, u_room, h_room = s_room.index(ME), u_room.index(ME), h_room.index(ME)
-    ds_room, du_room, there, taken = ds_room.index(ME), du_room.index(ME), there.index(ME), taken.index(ME)
     first, every, slot, between = begin(gl.cdiv(K, BK), ME, False)
     tiles, part = 0, 0
     for tile in range(first, gl.cdiv(M, BM) * gl.cdiv(N, BN), every):
@@ -119,7 +118,7 @@ def _hidden(
         dh, slot = chain(dh, a_tiles, b_tiles, full, free, turn, slot, K, ME, False, True, False)
         slot += between
         part = _finish(
-            dh, h_desc, ds_desc, du_desc, s_room, u_room, h_room, ds_room, du_room, there, taken, part, row, column,
+            dh, h_desc, ds_desc, du_desc, s_room, u_room, room, there, taken, part, row, column, ME,
             ACTIVATION, DERIVATIVE, GATED, HIDDEN,
         )  # fmt: skip
     tma.store_wait(0)
@@ -127,7 +126,7 @@ def _hidden(
 
 @gluon.jit
 def _finish(
-    dh, h_desc, ds_desc, du_desc, s_room, u_room, h_room, ds_room, du_room, there, taken, part, row, column,
+    dh, h_desc, ds_desc, du_desc, s_room, u_room, room, there, taken, part, row, column, ME: gl.constexpr,
     ACTIVATION: gl.constexpr, DERIVATIVE: gl.constexpr, GATED: gl.constexpr, HIDDEN: gl.constexpr,
 ):  # fmt: skip
     """The epilogue of dh, part after part as large as ``ds_desc`` says; so many parts have been before."""
@@ -137,7 +136,7 @@ def _finish(
         dh, next_dh = halves(dh) if ACROSS else floors(dh)
         for _ in range(2):
             part = _finish(
-                dh, h_desc, ds_desc, du_desc, s_room, u_room, h_room, ds_room, du_room, there, taken, part, row, column,
+                dh, h_desc, ds_desc, du_desc, s_room, u_room, room, there, taken, part, row, column, ME,
                 ACTIVATION, DERIVATIVE, GATED, HIDDEN,
             )  # fmt: skip
             if ACROSS:
@@ -147,23 +146,25 @@ def _finish(
             dh = next_dh
         return part
     else:
-        mbarrier.wait(there, part & 1)
-        s = s_room.load(dh.type.layout).to(gl.float32)
-        u = u_room.load(dh.type.layout).to(gl.float32) if GATED else s
+        BOXES: gl.constexpr = there.shape[0] // 2
+        box = ME * BOXES + part % BOXES
+        mbarrier.wait(there.index(box), part // BOXES & 1)
+        s = s_room.index(box).load(dh.type.layout).to(gl.float32)
+        u = u_room.index(box).load(dh.type.layout).to(gl.float32) if GATED else s
         # Before TMA writes what ordinary loads have read.
         fence_async_shared()
-        mbarrier.arrive(taken, count=1)
-        tma.store_wait(0)
+        mbarrier.arrive(taken.index(box), count=1)
+        sent = part * (1 + GATED + HIDDEN)
         if GATED:
+            sent = put(ds_desc, room, (dh * u) * DERIVATIVE(s), row, column, sent, ME)
             f = ACTIVATION(s)
-            put(ds_desc, ds_room, (dh * u) * DERIVATIVE(s), row, column)
-            put(du_desc, du_room, dh * f, row, column)
+            sent = put(du_desc, room, dh * f, row, column, sent, ME)
             if HIDDEN:
-                put(h_desc, h_room, f * u, row, column)
+                put(h_desc, room, f * u, row, column, sent, ME)
         else:
-            put(ds_desc, ds_room, dh * DERIVATIVE(s), row, column)
+            sent = put(ds_desc, room, dh * DERIVATIVE(s), row, column, sent, ME)
             if HIDDEN:
-                put(h_desc, h_room, ACTIVATION(s), row, column)
+                put(h_desc, room, ACTIVATION(s), row, column, sent, ME)
         return part + 1
 
 
@@ -249,7 +250,4 @@ def _write(y, y_desc, y_room, row, column, part, ME: gl.constexpr):
             y = next_y
         return part
     else:
-        BUFFERS: gl.constexpr = y_room.shape[0] // 2
-        tma.store_wait(BUFFERS - 1)
-        put(y_desc, y_room.index(ME * BUFFERS + part % BUFFERS), y, row, column)
-        return part + 1
+        return put(y_desc, y_room, y, row, column, part, ME)
