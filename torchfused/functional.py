@@ -22,7 +22,7 @@ from parity.contract.request import NAMES, Operand, problem_of
 from parity.contract.saved import check_save
 from parity.contract.tiles import Tiles
 
-from . import launch, reference, settled, training
+from . import launch, launch_gate, reference, settled, training
 from .device import device_of
 from .hopper import ALIGNMENT
 from .launcher import launches_seen
@@ -172,9 +172,12 @@ def _evaluate(given: tuple[Any, ...], activation: str, precision: str, plan, sav
     options: dict[str, Any] = {"activation": activation, "precision": precision}
     key = None if compiled or save is None else settled.key_of(given, activation, precision, plan, save)
     if not text:
-        if key is not None and all(map(is_, operands, given)):
-            settled.settle_library(key, partial(reference.mlp, **options), NAMES)
-        return reference.stages(x, w_up, w_down, **named, **options)
+        if key is None:
+            return reference.stages(x, w_up, w_down, **named, **options)
+        compute = partial(reference.mlp, **options, gating=launch_gate.gating)
+        if all(map(is_, operands, given)):
+            settled.settle_library(key, compute, NAMES)
+        return {"y": compute(x, w_up, w_down, **named)}
     if save is not None and key is None:
         out = {"y": training.mlp(text, _rows(x), w_up, w_down, **named, **options, save=save)}
     else:

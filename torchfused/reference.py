@@ -21,6 +21,14 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "identity": lambda s: s,
 }
 
+# (activation, s, u) -> act(s) * u.
+Gating = Callable[[str, Tensor, Tensor], Tensor]
+
+
+def eager_gating(activation: str, s: Tensor, u: Tensor) -> Tensor:
+    """By torch's operations."""
+    return ACTIVATIONS[activation](s) * u
+
 
 def mlp(
     x: Tensor,
@@ -33,11 +41,12 @@ def mlp(
     b_down: Tensor | None = None,
     activation: str = "gelu_tanh",
     precision: str = "ieee",
+    gating: Gating = eager_gating,
 ) -> Tensor:
     """``y`` as ``fused_mlp`` gives it, by ``F.linear`` and the activations of torch. Differentiable."""
     return stages(
         x, w_up, w_down, w_gate=w_gate, b_up=b_up, b_gate=b_gate, b_down=b_down,
-        activation=activation, precision=precision,
+        activation=activation, precision=precision, gating=gating,
     )["y"]  # fmt: skip
 
 
@@ -74,20 +83,21 @@ def stages(
     b_down: Tensor | None = None,
     activation: str = "gelu_tanh",
     precision: str = "ieee",
+    gating: Gating = eager_gating,
 ) -> dict[str, Tensor]:
-    """Every intermediate of ``mlp``: "s" (the activation's argument), "u" (the other factor, when gated), "h", "y"."""
+    """Every intermediate of ``mlp``: "s" (the activation's argument), "u" (the other factor, when gated), "h", "y".
+    ``gating`` may put h where u was."""
     check_activation(activation)
-    act = ACTIVATIONS[activation]
     # Autocast would give another type than was asked for; fused_mlp has cast its operands already.
     with torch.autocast(x.device.type, enabled=False), _matmul_precision(x, precision):
         u = F.linear(x, w_up, b_up)
         if w_gate is None:
             taps = {"s": u}
-            h = act(u)
+            h = ACTIVATIONS[activation](u)
         else:
             s = F.linear(x, w_gate, b_gate)
             taps = {"s": s, "u": u}
-            h = act(s) * u
+            h = gating(activation, s, u)
         return taps | {"h": h, "y": F.linear(h, w_down, b_down)}
 
 
