@@ -2,8 +2,8 @@
 
 The contract's spelling is that of contract/activations.py, the frameworks' one is their formula, the vendor's one
 torch's step by step, XLA's one jax.nn's with every operation rounded. relu, relu2 and identity, the bias, the gate and
-the roundings are exact. exp2 and reciprocals are the GPU's approximations there and correctly rounded here, so the other
-activations may differ by some ulps of float32: seldom in a 16-bit h.
+the roundings are exact. exp2 and reciprocals are the GPU's approximations there and correctly rounded here, so the
+other activations may differ by some ulps of float32: seldom in a 16-bit h.
 """
 
 from collections.abc import Callable, Mapping

@@ -98,11 +98,11 @@ class Activation:
     """One activation ``f`` of the pre-activation ``s``, and its derivative ``f'``.
 
     ``steps`` and ``slope_steps`` are how the kernels spell them, ``vendor`` how torch spells ``f``; ``round`` there is
-    to the operands' type. ``slope`` bounds ``|f'|`` and ``curvature`` ``|f''|``;
-    None means ``|f'| <= 2 |s|`` (relu2), or that ``f'`` jumps (relu). ``rounding`` bounds the spelling's absolute error
-    in units of ``2^-24 max(|s|, |f(s)|)``: two units an exp2's or a reciprocal's ulp, one an addition or product, weighted
-    by how far each reaches the result; ``slope_rounding`` likewise that of ``f'``, in units of ``2^-24 slope`` (of
-    ``2^-24 |f'(s)|`` without one).
+    to the operands' type. ``slope`` bounds ``|f'|`` and ``curvature`` ``|f''|``; None means ``|f'| <= 2 |s|`` (relu2),
+    or that ``f'`` jumps (relu). ``rounding`` bounds the spelling's absolute error
+    in units of ``2^-24 max(|s|, |f(s)|)``: two units an exp2's or a reciprocal's ulp, one an addition or product,
+    weighted by how far each reaches the result; ``slope_rounding`` likewise that of ``f'``, in units of ``2^-24 slope``
+    (of ``2^-24 |f'(s)|`` without one).
     """
 
     name: str

@@ -23,6 +23,11 @@ from .problem import Device, Problem
 from .tiles import decode_tiles_for, padded, stage_bytes, tiles_for
 from .vendor import Order, recorded, records, unreplayed
 
+_FLOAT32 = (
+    "float32 runs without tensor cores, or needs its inputs rounded to tf32 first, and the vendor's GEMM is faster "
+    "there (measured 1.4 to 8.3 times at one row in IEEE float32)"
+)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Choice:
@@ -67,10 +72,9 @@ def _choose(problem: Problem, device: Device, forced: Plan | None, training: boo
 
 def _fastest(problem: Problem, device: Device, training: bool) -> Choice:
     """What was measured to be the fastest: our kernels within the regions, the library elsewhere."""
-    why = _never(problem, training)
-    if why:
-        return Choice(plan=LIBRARY, why=why)
-    regions, missed = FASTER[device.library], ""
+    if problem.dtype == "float32":
+        return Choice(plan=LIBRARY, why=_FLOAT32)
+    regions, missed = [region for region in FASTER[device.library] if region.training == training], ""
     for region in filter(lambda region: region.holds(problem), regions):
         strategy, backend = region.plan.split("/")
         plan = Plan(strategy=Strategy(strategy), backend=Backend(backend))
@@ -79,27 +83,13 @@ def _fastest(problem: Problem, device: Device, training: bool) -> Choice:
             why = f"measured to be faster than the library: {region}{missed}"
             return Choice(plan=complete(plan, problem, device), why=why)
         missed += f"; not {region.plan}: {limit}"
+    asked = "gradients are wanted, and training steps" if training else "16-bit problems"
+    where = "; ".join(map(str, regions)) or "nowhere yet"
     why = (
-        f"16-bit problems run on the library, except where our kernels were measured to be faster: "
-        f"{'; '.join(map(str, regions))}; this one has {problem.m} rows and {problem.weight_bytes / 1e6:.1f} MB of "
-        f"weights{missed}"
+        f"{asked} run on the library, except where our kernels were measured to be faster: {where}; this one has "
+        f"{problem.m} rows and {problem.weight_bytes / 1e6:.1f} MB of weights{missed}"
     )
     return Choice(plan=LIBRARY, why=why)
-
-
-def _never(problem: Problem, training: bool) -> str | None:
-    """Why the library is the faster choice whatever the sizes are."""
-    if training:
-        return (
-            "gradients are wanted, and a training step is as fast or faster with the vendor's GEMMs: 1.07 to 1.2 times "
-            "against the portable kernels, 0.91 to 1.07 times against the hopper ones (4096 and 8192 rows)"
-        )
-    if problem.dtype == "float32":
-        return (
-            "float32 runs without tensor cores, or needs its inputs rounded to tf32 first, and the vendor's GEMM is "
-            "faster there (measured 1.4 to 8.3 times at one row in IEEE float32)"
-        )
-    return None
 
 
 def limitation(problem: Problem, device: Device, plan: Plan) -> str | None:

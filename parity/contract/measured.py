@@ -16,8 +16,8 @@ from .problem import Problem
 class Region:
     """The problems within all of the limits, and the ``plan`` for them, strategy/backend. ``rows`` and ``megabytes``
     (of weights): first to last. ``widest``: the largest of the three widths; ``longest``: the longer of the two sums;
-    ``multiple``: what both sums' lengths are multiples of. ``gain``: how many times as fast as the library, as
-    measured."""
+    ``multiple``: what both sums' lengths are multiples of; ``training``: a forward and its backward pass, else a
+    forward pass alone. ``gain``: how many times as fast as the library, as measured."""
 
     plan: str
     gain: str
@@ -27,6 +27,7 @@ class Region:
     longest: float = inf
     multiple: int = 1
     gated: bool = False
+    training: bool = False
 
     def holds(self, problem: Problem) -> bool:
         sums = problem.in_features, problem.hidden_features
@@ -41,6 +42,7 @@ class Region:
 
     def __str__(self) -> str:
         limits = [
+            ("training", self.training),
             ("gated", self.gated),
             (_span("rows", self.rows), self.rows != (0, inf)),
             (_span("MB of weights", self.megabytes), self.megabytes != (0, inf)),
@@ -78,6 +80,7 @@ FASTER: dict[Literal["torch", "xla"], tuple[Region, ...]] = {
         ),
         Region(plan="tiled/hopper", rows=(256, 511), megabytes=(150, 200), gated=True, gain="1.2"),
         Region(plan="tiled/hopper", rows=(512, inf), megabytes=(150, inf), gain="1.0 to 1.2"),
+        Region(plan="tiled/hopper", rows=(4096, inf), megabytes=(150, inf), training=True, gain="1.05"),
     ),
     "xla": (
         Region(plan="tiled/portable", widest=128, gain="1.1"),
