@@ -15,7 +15,7 @@ from parity.contract.problem import Device
 from . import launch_decode_hopper, launch_decode_portable, launch_tiled_hopper, launch_tiled_portable
 
 # The three launches that a tiled MLP and its gradients are made of, by backend.
-_TILED: dict[Backend, ModuleType] = {
+TILED: dict[Backend, ModuleType] = {
     Backend.PORTABLE: launch_tiled_portable,
     Backend.HOPPER: launch_tiled_hopper,
 }
@@ -56,7 +56,7 @@ def tiled(
         activation=activation, precision=precision, taps=taps,
     )  # fmt: skip
     _, down = plan.gemms()
-    linear = _TILED[plan.backend].linear
+    linear = TILED[plan.backend].linear
     how = _how(plan, "identity", precision)
     y = linear(down, device, hidden["h"], w_down, b_down, **how)["y"]
     return hidden | {"y": y}
@@ -77,7 +77,7 @@ def tiled_hidden(
 ) -> dict[str, Array]:
     """The first of the two launches alone: "h" and, with ``taps``, "s" (and "u")."""
     up, _ = plan.gemms()
-    hidden = _TILED[plan.backend].linear(
+    hidden = TILED[plan.backend].linear(
         up, device, x, w_up, b_up,
         gate=w_gate, b_gate=b_gate, taps=taps, **_how(plan, activation, precision),
     )  # fmt: skip
@@ -105,7 +105,7 @@ def tiled_backward(
     ``saved``: "s", "u" when gated, and, unless it is to be computed from them, "h"; ``[m, h]`` in x's type. It is
     emptied on the way: what nobody else holds is freed as soon as it has been used.
     """
-    launches = _TILED[plan.backend]
+    launches = TILED[plan.backend]
     of = partial(launches.product, device, precision)
     sums = partial(launch_tiled_portable.product, device, "ieee", jnp.ones((1, x.shape[0]), dy.dtype))
     inner = {"x", "w_up", "w_gate", "b_up", "b_gate"}.intersection(needs)

@@ -35,8 +35,8 @@ OWN_PARAMETERS = {"rngs", "param_dtype", "device", "dtype"}
 OWN_PARAMETERS |= {"problem", "trained"}
 # Pallas has no transposed view: it is told.
 OWN_PARAMETERS |= {"transposed"}
-# XLA fuses the gate's product into what is next to it.
-OWN_PARAMETERS |= {"gating"}
+# XLA fuses the gate's product into what is next to it, and a jaxpr holds each launch as it is, without operators.
+OWN_PARAMETERS |= {"gating", "rooms"}
 METHODS_OF_ONE = {"extra_repr"}
 
 

@@ -7,6 +7,7 @@ import torch
 from adapter_torch import DEVICE, gradients, operands, to_torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.profiler import ProfilerActivity, profile
 from yardstick import SMALL, draw, upstream
 
 from parity.contract.choice import choose
@@ -104,6 +105,37 @@ def test_operands_used_elsewhere_too():
     assert torch.equal(found, tapped(given, dy)["d_x"] + 3.0)
 
 
+def most_held(call):
+    """The most bytes of a CPU's that ``call`` holds at once, of what it allocates."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        call()
+    events = [e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]
+    held = most = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        held += event.nbytes()
+        most = max(most, held)
+    return most
+
+
+# In matrices of one size, which all tensors but the biases have. Gated: y, s, u, ds, du and h at once; with dw_down, dx
+# and dw_up, s, u, h and then du have gone. Plain: y, ds and all three gradients.
+@pytest.mark.skipif(DEVICE != "cpu", reason="counts a CPU's allocations")
+@pytest.mark.parametrize("save", SAVES)
+@pytest.mark.parametrize(("gated", "matrices"), [(False, 5), (True, 6)])
+def test_what_a_step_holds(save, gated, matrices, monkeypatch):
+    monkeypatch.setattr(launch_tiled_portable, "_launch", lambda *args, **kwargs: None)
+    size = 128
+    names = [n for n in NAMES if gated or "gate" not in n]
+    given = {n: torch.randn((size, size) if n[0] != "b" else size).requires_grad_() for n in names}
+    dy = torch.randn(size, size)
+
+    def step():
+        torch.autograd.grad(fused_mlp(**given, activation="silu", plan=PLAN, save=save), list(given.values()), dy)
+
+    step()
+    assert most_held(step) / (4 * size * size) == pytest.approx(matrices, abs=0.1)
+
+
 def test_second_derivative_is_refused():
     given, dy = sound()
     y = fused_mlp(**given, activation="silu", plan=PLAN)
@@ -138,9 +170,15 @@ def test_operators_are_sound():
     plan = choose(problem, device_of(x), PLAN).plan.to_json()
     options = ("silu", "ieee", plan, "hidden")
     torch.library.opcheck(torch.ops.torchfused.mlp_fwd, (x, w_up, w_down, w_gate, b_up, b_gate, b_down, *options))
-    held = [t.detach() for t in (x, w_up, w_down, w_gate, b_up, b_gate)]
-    saved = [torch.randn(12, 34, device=DEVICE) for _ in range(3)]
-    torch.library.opcheck(torch.ops.torchfused.mlp_bwd, (dy, *held, saved, "x w_gate b_down", *options))
+    x, w_up, w_down, w_gate, b_up, b_gate = (t.detach() for t in (x, w_up, w_down, w_gate, b_up, b_gate))
+    torch.library.opcheck(torch.ops.torchfused.hidden_fwd, (x, w_up, w_gate, b_up, b_gate, "silu", "ieee", plan))
+    saved = [torch.randn(12, 34, device=DEVICE) for _ in range(2)]
+    how = "silu", "ieee", "portable", "fused"
+    torch.library.opcheck(torch.ops.torchfused.hidden_bwd, (dy, w_down, saved, "s u", *how))
+    torch.library.opcheck(torch.ops.torchfused.hidden_bwd, (dy, w_down, saved, "s h", *how))
+    products = torch.ops.torchfused.product_bwd
+    torch.library.opcheck(products, (dy.t(), saved[0], None, None, "ieee", "portable"))
+    torch.library.opcheck(products, (saved[0], w_up, saved[1], w_gate, "ieee", "portable"))
 
 
 @pytest.mark.parametrize("plan", [PLAN, LIBRARY], ids=["fused", "library"])

@@ -1,6 +1,6 @@
 """Plan -> launches: by its strategy and backend, the MLP and its gradients."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from functools import partial
 from types import ModuleType
 from typing import Any
@@ -11,10 +11,9 @@ from parity.contract.plan import Backend, Plan, Strategy
 from parity.contract.problem import Device
 
 from . import launch_decode_hopper, launch_decode_portable, launch_tiled_hopper, launch_tiled_portable
-from .hopper import packed
 
 # The three launches that a tiled MLP and its gradients are made of, by backend.
-_TILED: dict[Backend, ModuleType] = {
+TILED: dict[Backend, ModuleType] = {
     Backend.PORTABLE: launch_tiled_portable,
     Backend.HOPPER: launch_tiled_hopper,
 }
@@ -55,7 +54,7 @@ def tiled(
         activation=activation, precision=precision, taps=taps,
     )  # fmt: skip
     _, down = plan.gemms()
-    linear = _TILED[plan.backend].linear
+    linear = TILED[plan.backend].linear
     how = _how(plan, "identity", precision)
     y = linear(down, device, hidden["h"], w_down, b_down, **how)["y"]
     return hidden | {"y": y}
@@ -76,7 +75,7 @@ def tiled_hidden(
 ) -> dict[str, torch.Tensor]:
     """The first of the two launches alone: "h" and, with ``taps``, "s" (and "u")."""
     up, _ = plan.gemms()
-    hidden = _TILED[plan.backend].linear(
+    hidden = TILED[plan.backend].linear(
         up, device, x, w_up, b_up,
         gate=w_gate, b_gate=b_gate, taps=taps, **_how(plan, activation, precision),
     )  # fmt: skip
@@ -97,19 +96,17 @@ def tiled_backward(
     activation: str,
     precision: str,
     taps: bool = False,
+    rooms: Mapping[Backend, Any] = TILED,
 ) -> dict[str, torch.Tensor]:
     """The gradients of ``tiled`` for the upstream ``dy`` ``[m, n]``: one launch for the hidden layer's, one for each of
     the operands that ``needs`` names, as "d_<name>"; with ``taps`` also "d_s", "d_u" and "h".
 
     ``saved``: "s", "u" when gated, and, unless it is to be computed from them, "h"; ``[m, h]`` in x's type. It is
-    emptied on the way: what nobody else holds is freed as soon as it has been used.
+    emptied on the way: what nobody else holds is freed as soon as it has been used. ``rooms``: what launches.
     """
-    launches = _TILED[plan.backend]
-    if plan.backend is Backend.HOPPER:
-        # An upstream gradient may be anything.
-        dy = packed(dy)
+    launches = rooms[plan.backend]
     of = partial(launches.product, device, precision)
-    sums = partial(launch_tiled_portable.product, device, "ieee", dy.new_ones(1, 1).expand(1, x.shape[0]))
+    sums = partial(rooms[Backend.PORTABLE].product, device, "ieee", dy.new_ones(1, 1).expand(1, x.shape[0]))
     inner = {"x", "w_up", "w_gate", "b_up", "b_gate"}.intersection(needs)
     hidden: dict[str, torch.Tensor] = {}
     if inner or ("w_down" in needs and "h" not in saved):
@@ -118,20 +115,24 @@ def tiled_backward(
         hidden["h"] = saved["h"]
     saved.clear()
     found = dict(hidden) if taps else {}
-    # The hidden layer first: it is as large as any gradient, and not needed after.
+    # Each as large as a gradient: h goes first, then du.
     gradients = {"w_down": of(dy.t(), hidden.pop("h"))} if "w_down" in needs else {}
     hidden.pop("h", None)
-    d_s = hidden.get("d_s", dy)
-    d_u = hidden.get("d_u", d_s)
-    compute = {
-        "x": lambda: of(d_u, w_up, *(() if w_gate is None else (d_s, w_gate))),
-        "w_up": lambda: of(d_u.t(), x),
-        "w_gate": lambda: of(d_s.t(), x),
-        "b_up": lambda: sums(d_u).view(-1),
-        "b_gate": lambda: sums(d_s).view(-1),
-        "b_down": lambda: sums(dy).view(-1),
-    }
-    gradients |= {name: gradient() for name, gradient in compute.items() if name in needs}
+    d_s = hidden.pop("d_s", dy)
+    d_u = hidden.pop("d_u", d_s)
+    if "x" in needs:
+        gradients["x"] = of(d_u, w_up, *(() if w_gate is None else (d_s, w_gate)))
+    if "w_up" in needs:
+        gradients["w_up"] = of(d_u.t(), x)
+    if "b_up" in needs:
+        gradients["b_up"] = sums(d_u).view(-1)
+    del d_u
+    if "w_gate" in needs:
+        gradients["w_gate"] = of(d_s.t(), x)
+    if "b_gate" in needs:
+        gradients["b_gate"] = sums(d_s).view(-1)
+    if "b_down" in needs:
+        gradients["b_down"] = sums(dy).view(-1)
     return found | {f"d_{name}": gradients[name] for name in needs}
 
 

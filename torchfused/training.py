@@ -1,15 +1,18 @@
-"""The fused plan with its backward: two opaque operators, so that autograd, torch.compile and torch.export see one node
-each and no compiler touches the kernels."""
+"""The fused plan with its backward, in opaque operators, so that no compiler touches the kernels: one for the forward
+pass, and one for each launch of the backward, between which what is no longer needed is freed."""
 
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from parity.contract.errors import UnsupportedError
-from parity.contract.plan import Plan
+from parity.contract.plan import Backend, Plan
+from parity.contract.problem import Device
 from parity.contract.request import NAMES
 from parity.contract.saved import saved_names
+from parity.contract.vendor import Order
 
 from . import launch
 from .device import device_of
@@ -83,42 +86,99 @@ def _(x, w_up, w_down, w_gate, b_up, b_gate, b_down, activation, precision, plan
     return [x.new_empty(x.shape[0], w_down.shape[0]), *kept]
 
 
-@torch.library.custom_op("torchfused::mlp_bwd", mutates_args=())
-def _backward(
-    dy: Tensor,
+@torch.library.custom_op("torchfused::hidden_fwd", mutates_args=())
+def _hidden_forward(
     x: Tensor,
     w_up: Tensor,
-    w_down: Tensor,
     w_gate: Tensor | None,
     b_up: Tensor | None,
     b_gate: Tensor | None,
-    saved: list[Tensor],
-    needs: str,
     activation: str,
     precision: str,
     plan: str,
-    save: str,
 ) -> list[Tensor]:
-    """The gradients of the operands that ``needs`` names, in its order."""
-    names, device, chosen = needs.split(), device_of(x), Plan.from_json(plan)
-    kept = dict(zip(saved_names(save, w_gate is not None), saved, strict=True))
-    if not kept:
-        kept = launch.tiled_hidden(
-            chosen, device, x, w_up, w_gate=w_gate, b_up=b_up, b_gate=b_gate,
-            activation=activation, precision=precision, taps=x.dtype,
-        )  # fmt: skip
-    found = launch.tiled_backward(
-        chosen, device, dy, x, w_up, w_down, w_gate=w_gate, saved=kept, needs=names,
-        activation=activation, precision=precision,
+    """What "hidden" would have kept, once more."""
+    found = launch.tiled_hidden(
+        Plan.from_json(plan), device_of(x), x, w_up, w_gate=w_gate, b_up=b_up, b_gate=b_gate,
+        activation=activation, precision=precision, taps=x.dtype,
     )  # fmt: skip
-    return [found[f"d_{name}"] for name in names]
+    return [found[name] for name in saved_names("hidden", w_gate is not None)]
 
 
-@_backward.register_fake
-def _(dy, x, w_up, w_down, w_gate, b_up, b_gate, saved, needs, activation, precision, plan, save):
-    shapes = {"x": x.shape, "w_up": w_up.shape, "w_down": w_down.shape, "w_gate": w_up.shape}
-    shapes |= {"b_up": w_up.shape[:1], "b_gate": w_up.shape[:1], "b_down": w_down.shape[:1]}
-    return [x.new_empty(shapes[name]) for name in needs.split()]
+@_hidden_forward.register_fake
+def _(x, w_up, w_gate, b_up, b_gate, activation, precision, plan):
+    return [x.new_empty(x.shape[0], w_up.shape[0]) for _ in saved_names("hidden", w_gate is not None)]
+
+
+@torch.library.custom_op("torchfused::hidden_bwd", mutates_args=())
+def _hidden_backward(
+    dy: Tensor, w: Tensor, saved: list[Tensor], names: str, activation: str, precision: str, backend: str, order: str
+) -> list[Tensor]:
+    """``hidden_bwd`` of the backend's room, of what is ``saved`` by these names."""
+    kept = dict(zip(names.split(), saved, strict=True))
+    how = {"order": Order(order)} if order else {}
+    room = launch.TILED[Backend(backend)]
+    found = room.hidden_bwd(device_of(dy), dy, w, kept, activation=activation, precision=precision, **how)
+    return [found[name] for name in _made(kept)]
+
+
+@_hidden_backward.register_fake
+def _(dy, w, saved, names, activation, precision, backend, order):
+    return [torch.empty_like(saved[0]) for _ in _made(names.split())]
+
+
+@torch.library.custom_op("torchfused::product_bwd", mutates_args=())
+def _product_backward(
+    a: Tensor, b: Tensor, a2: Tensor | None, b2: Tensor | None, precision: str, backend: str
+) -> Tensor:
+    """``product`` of the backend's room."""
+    return launch.TILED[Backend(backend)].product(device_of(a), precision, a, b, a2, b2)
+
+
+@_product_backward.register_fake
+def _(a, b, a2, b2, precision, backend):
+    return b.new_empty(a.shape[0], b.shape[1])
+
+
+class _Operators:
+    """The launches of a backend's room as operators."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend.value
+
+    def hidden_bwd(
+        self,
+        device: Device,
+        dy: Tensor,
+        w: Tensor,
+        saved: Mapping[str, Tensor],
+        *,
+        activation: str,
+        precision: str,
+        order: Order | None = None,
+    ) -> dict[str, Tensor]:
+        how = activation, precision, self._backend, order.value if order else ""
+        found = torch.ops.torchfused.hidden_bwd(dy, w, list(saved.values()), " ".join(saved), *how)
+        return dict(zip(_made(saved), found, strict=True))
+
+    def product(
+        self,
+        device: Device,
+        precision: str,
+        a: Tensor,
+        b: Tensor,
+        a2: Tensor | None = None,
+        b2: Tensor | None = None,
+    ) -> Tensor:
+        return torch.ops.torchfused.product_bwd(a, b, a2, b2, precision, self._backend)
+
+
+_ROOMS = {backend: _Operators(backend) for backend in launch.TILED}
+
+
+def _made(saved: Collection[str]) -> tuple[str, ...]:
+    """What a room's ``hidden_bwd`` gives."""
+    return ("d_s", *("d_u",) * ("u" in saved), *("h",) * ("h" not in saved))
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
@@ -130,16 +190,25 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
 
 
 def _differentiate(ctx: Any, gradients: list[Tensor | None]) -> tuple[Any, ...]:
-    x, w_up, w_down, w_gate, b_up, b_gate, *saved = ctx.saved_tensors
+    x, w_up, w_down, w_gate, b_up, b_gate, *kept = ctx.saved_tensors
+    activation, precision, text, save = ctx.options
     needs = [name for name, needed in zip(NAMES, ctx.needs_input_grad, strict=False) if needed]
     dy, rest = gradients[0], (None,) * len(ctx.options)
     if dy is None or not needs:
         return (*(None for _ in NAMES), *rest)
-    found = torch.ops.torchfused.mlp_bwd(
-        dy, x, w_up, w_down, w_gate, b_up, b_gate, saved, " ".join(needs), *ctx.options
-    )
-    given = dict(zip(needs, found, strict=True))
-    return (*(given.get(name) for name in NAMES), *rest)
+    if save == "recompute":
+        save, kept = "hidden", torch.ops.torchfused.hidden_fwd(
+            x, w_up, w_gate, b_up, b_gate, activation, precision, text
+        )  # fmt: skip
+    saved = dict(zip(saved_names(save, w_gate is not None), kept, strict=True))
+    # Unless the graph is kept, nobody holds them any longer.
+    del kept
+    ctx.maybe_clear_saved_tensors()
+    found = launch.tiled_backward(
+        Plan.from_json(text), device_of(x), dy, x, w_up, w_down, w_gate=w_gate, saved=saved, needs=needs,
+        activation=activation, precision=precision, rooms=_ROOMS,
+    )  # fmt: skip
+    return (*(found.get(f"d_{name}") for name in NAMES), *rest)
 
 
 def _refuse(ctx: Any, *gradients: Any) -> Any:
@@ -147,4 +216,5 @@ def _refuse(ctx: Any, *gradients: Any) -> Any:
 
 
 _forward.register_autograd(_differentiate, setup_context=_keep)
-_backward.register_autograd(_refuse)
+for _operator in (_hidden_forward, _hidden_backward, _product_backward):
+    _operator.register_autograd(_refuse)
