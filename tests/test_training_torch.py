@@ -14,7 +14,7 @@ from parity.contract.choice import choose
 from parity.contract.errors import UnsupportedError
 from parity.contract.plan import LIBRARY, Plan
 from parity.contract.saved import SAVES
-from torchfused import FusedMLP, functional, fused_mlp, launch_tiled_portable
+from torchfused import FusedMLP, functional, fused_mlp, launch_tiled_portable, training
 from torchfused.device import device_of
 
 pytestmark = pytest.mark.usefixtures("poisoned")
@@ -117,12 +117,38 @@ def most_held(call):
     return most
 
 
-# In matrices of one size, which all tensors but the biases have. Gated: y, s, u, ds, du and h at once; with dw_down, dx
-# and dw_up, s, u, h and then du have gone. Plain: y, ds and all three gradients.
+# In hidden layers, of which a weight and x are each a fourth. At the hidden layer's gradient: y, s, (u,) ds, (du,) h;
+# what is computed again, a quarter of the rows at a time.
+@pytest.mark.skipif(DEVICE != "cpu", reason="counts a CPU's allocations")
+@pytest.mark.parametrize(
+    ("save", "gated", "most"),
+    [
+        ("preact", False, 3.25), ("hidden", False, 3.25), ("recompute", False, 2.25 + 3 / 4),
+        ("preact", True, 5.25), ("hidden", True, 5.25), ("recompute", True, 3.25 + 5 / 4),
+    ],
+)  # fmt: skip
+def test_what_a_step_holds(save, gated, most, monkeypatch):
+    monkeypatch.setattr(launch_tiled_portable, "_launch", lambda *args, **kwargs: None)
+    monkeypatch.setattr(training, "_ROWS", 64)
+    rows, features, hidden = 256, 64, 256
+    shapes = {"x": (rows, features), "w_up": (hidden, features), "w_down": (features, hidden)}
+    shapes |= {"w_gate": (hidden, features)} if gated else {}
+    given = {name: torch.randn(shape).requires_grad_() for name, shape in shapes.items()}
+    dy = torch.randn(rows, features)
+
+    def step():
+        torch.autograd.grad(fused_mlp(**given, activation="silu", plan=PLAN, save=save), list(given.values()), dy)
+
+    step()
+    assert most_held(step) / (4 * rows * hidden) == pytest.approx(most, abs=0.03)
+
+
+# Where all matrices are of one size, later gradients decide: gated, y, ds, dx, dw_down, dw_up and du, then dw_gate in
+# its place; plain, y, ds and all three.
 @pytest.mark.skipif(DEVICE != "cpu", reason="counts a CPU's allocations")
 @pytest.mark.parametrize("save", SAVES)
 @pytest.mark.parametrize(("gated", "matrices"), [(False, 5), (True, 6)])
-def test_what_a_step_holds(save, gated, matrices, monkeypatch):
+def test_what_its_gradients_hold(save, gated, matrices, monkeypatch):
     monkeypatch.setattr(launch_tiled_portable, "_launch", lambda *args, **kwargs: None)
     size = 128
     names = [n for n in NAMES if gated or "gate" not in n]
@@ -134,6 +160,16 @@ def test_what_a_step_holds(save, gated, matrices, monkeypatch):
 
     step()
     assert most_held(step) / (4 * size * size) == pytest.approx(matrices, abs=0.1)
+
+
+@pytest.mark.parametrize("rows", [1, 5, 12])
+def test_rows_computed_again_in_parts_have_the_same_bits(rows, monkeypatch):
+    monkeypatch.setattr(training, "_ROWS", rows)
+    given, dy = sound()
+    y = fused_mlp(**given, activation="silu", plan=PLAN, save="recompute")
+    found = torch.autograd.grad(y, list(given.values()), dy)
+    want = tapped(given, dy, save="hidden")
+    assert all(torch.equal(g, want[f"d_{name}"]) for name, g in zip(given, found, strict=True))
 
 
 def test_second_derivative_is_refused():
@@ -171,7 +207,9 @@ def test_operators_are_sound():
     options = ("silu", "ieee", plan, "hidden")
     torch.library.opcheck(torch.ops.torchfused.mlp_fwd, (x, w_up, w_down, w_gate, b_up, b_gate, b_down, *options))
     x, w_up, w_down, w_gate, b_up, b_gate = (t.detach() for t in (x, w_up, w_down, w_gate, b_up, b_gate))
-    torch.library.opcheck(torch.ops.torchfused.hidden_fwd, (x, w_up, w_gate, b_up, b_gate, "silu", "ieee", plan))
+    for slopes in (False, True):
+        given = dy, x, w_up, w_down, w_gate, b_up, b_gate
+        torch.library.opcheck(torch.ops.torchfused.hidden_again, (*given, slopes, "silu", "ieee", plan))
     saved = [torch.randn(12, 34, device=DEVICE) for _ in range(2)]
     how = "silu", "ieee", "portable", "fused"
     torch.library.opcheck(torch.ops.torchfused.hidden_bwd, (dy, w_down, saved, "s u", *how))

@@ -55,7 +55,7 @@ def tiled(
     )  # fmt: skip
     _, down = plan.gemms()
     linear = TILED[plan.backend].linear
-    how = _how(plan, "identity", precision)
+    how = options_of(plan, "identity", precision)
     y = linear(down, device, hidden["h"], w_down, b_down, **how)["y"]
     return hidden | {"y": y}
 
@@ -77,7 +77,7 @@ def tiled_hidden(
     up, _ = plan.gemms()
     hidden = TILED[plan.backend].linear(
         up, device, x, w_up, b_up,
-        gate=w_gate, b_gate=b_gate, taps=taps, **_how(plan, activation, precision),
+        gate=w_gate, b_gate=b_gate, taps=taps, **options_of(plan, activation, precision),
     )  # fmt: skip
     return {"h": hidden.pop("y")} | hidden
 
@@ -110,7 +110,7 @@ def tiled_backward(
     inner = {"x", "w_up", "w_gate", "b_up", "b_gate"}.intersection(needs)
     hidden: dict[str, torch.Tensor] = {}
     if inner or ("w_down" in needs and "h" not in saved):
-        hidden = launches.hidden_bwd(device, dy, w_down, saved, **_how(plan, activation, precision))
+        hidden = launches.hidden_bwd(device, dy, w_down, saved, **options_of(plan, activation, precision))
     if "h" in saved:
         hidden["h"] = saved["h"]
     saved.clear()
@@ -136,7 +136,7 @@ def tiled_backward(
     return found | {f"d_{name}": gradients[name] for name in needs}
 
 
-def _how(plan: Plan, activation: str, precision: str) -> dict[str, Any]:
+def options_of(plan: Plan, activation: str, precision: str) -> dict[str, Any]:
     """What a launch with an epilogue is told; of the hopper backend's, there is one order."""
     order = {"order": plan.order} if plan.backend is Backend.PORTABLE else {}
     return {"activation": activation, "precision": precision} | order

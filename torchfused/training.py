@@ -2,6 +2,7 @@
 pass, and one for each launch of the backward, between which what is no longer needed is freed."""
 
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,6 +18,8 @@ from parity.contract.vendor import Order
 from . import launch
 from .device import device_of
 
+# As many as a GPU is busy with.
+_ROWS = 1024
 _TWICE = (
     "the fused backward has no derivative of its own (create_graph=True, a second derivative); "
     'use plan=Plan(strategy="library"), which is differentiable as often as you like'
@@ -86,28 +89,50 @@ def _(x, w_up, w_down, w_gate, b_up, b_gate, b_down, activation, precision, plan
     return [x.new_empty(x.shape[0], w_down.shape[0]), *kept]
 
 
-@torch.library.custom_op("torchfused::hidden_fwd", mutates_args=())
-def _hidden_forward(
+@torch.library.custom_op("torchfused::hidden_again", mutates_args=())
+def _hidden_again(
+    dy: Tensor,
     x: Tensor,
     w_up: Tensor,
+    w_down: Tensor,
     w_gate: Tensor | None,
     b_up: Tensor | None,
     b_gate: Tensor | None,
+    slopes: bool,
     activation: str,
     precision: str,
     plan: str,
 ) -> list[Tensor]:
-    """What "hidden" would have kept, once more."""
-    found = launch.tiled_hidden(
-        Plan.from_json(plan), device_of(x), x, w_up, w_gate=w_gate, b_up=b_up, b_gate=b_gate,
-        activation=activation, precision=precision, taps=x.dtype,
-    )  # fmt: skip
-    return [found[name] for name in saved_names("hidden", w_gate is not None)]
+    """h and, of ``slopes``, d_s and d_u before it, from the operands alone: of some rows after the other, so that s and
+    u of all of them are never there at once."""
+    chosen, device, names = Plan.from_json(plan), device_of(x), _remade(slopes, w_gate is not None)
+    how = launch.options_of(chosen, activation, precision)
+
+    def made(x: Tensor, dy: Tensor) -> list[Tensor]:
+        found = launch.tiled_hidden(
+            chosen, device, x, w_up, w_gate=w_gate, b_up=b_up, b_gate=b_gate,
+            activation=activation, precision=precision, taps=x.dtype if slopes else None,
+        )  # fmt: skip
+        if slopes:
+            found |= launch.TILED[chosen.backend].hidden_bwd(device, dy, w_down, found, **how)
+        return [found[name] for name in names]
+
+    if x.shape[0] <= _ROWS:
+        return made(x, dy)
+    out = [x.new_empty(x.shape[0], w_up.shape[0]) for _ in names]
+
+    def fill(part: slice) -> None:
+        for whole, t in zip(out, made(x[part], dy[part]), strict=True):
+            whole[part] = t
+
+    for first in range(0, x.shape[0], _ROWS):
+        fill(slice(first, first + _ROWS))
+    return out
 
 
-@_hidden_forward.register_fake
-def _(x, w_up, w_gate, b_up, b_gate, activation, precision, plan):
-    return [x.new_empty(x.shape[0], w_up.shape[0]) for _ in saved_names("hidden", w_gate is not None)]
+@_hidden_again.register_fake
+def _(dy, x, w_up, w_down, w_gate, b_up, b_gate, slopes, activation, precision, plan):
+    return [x.new_empty(x.shape[0], w_up.shape[0]) for _ in _remade(slopes, w_gate is not None)]
 
 
 @torch.library.custom_op("torchfused::hidden_bwd", mutates_args=())
@@ -140,11 +165,11 @@ def _(a, b, a2, b2, precision, backend):
     return b.new_empty(a.shape[0], b.shape[1])
 
 
+@dataclass(frozen=True, slots=True)
 class _Operators:
     """The launches of a backend's room as operators."""
 
-    def __init__(self, backend: Backend) -> None:
-        self._backend = backend.value
+    backend: Backend
 
     def hidden_bwd(
         self,
@@ -157,7 +182,7 @@ class _Operators:
         precision: str,
         order: Order | None = None,
     ) -> dict[str, Tensor]:
-        how = activation, precision, self._backend, order.value if order else ""
+        how = activation, precision, self.backend.value, order.value if order else ""
         found = torch.ops.torchfused.hidden_bwd(dy, w, list(saved.values()), " ".join(saved), *how)
         return dict(zip(_made(saved), found, strict=True))
 
@@ -170,7 +195,38 @@ class _Operators:
         a2: Tensor | None = None,
         b2: Tensor | None = None,
     ) -> Tensor:
-        return torch.ops.torchfused.product_bwd(a, b, a2, b2, precision, self._backend)
+        return torch.ops.torchfused.product_bwd(a, b, a2, b2, precision, self.backend.value)
+
+
+@dataclass(frozen=True, slots=True)
+class _Again(_Operators):
+    """Likewise, where nothing was saved: ``operands`` are those of the first GEMM."""
+
+    plan: str
+    operands: dict[str, Tensor | None]
+    slopes: bool
+
+    def hidden_bwd(
+        self,
+        device: Device,
+        dy: Tensor,
+        w: Tensor,
+        saved: Mapping[str, Tensor],
+        *,
+        activation: str,
+        precision: str,
+        order: Order | None = None,
+    ) -> dict[str, Tensor]:
+        found = torch.ops.torchfused.hidden_again(
+            dy,
+            w_down=w,
+            **self.operands,
+            slopes=self.slopes,
+            activation=activation,
+            precision=precision,
+            plan=self.plan,
+        )
+        return dict(zip(_remade(self.slopes, self.operands["w_gate"] is not None), found, strict=True))
 
 
 _ROOMS = {backend: _Operators(backend) for backend in launch.TILED}
@@ -179,6 +235,10 @@ _ROOMS = {backend: _Operators(backend) for backend in launch.TILED}
 def _made(saved: Collection[str]) -> tuple[str, ...]:
     """What a room's ``hidden_bwd`` gives."""
     return ("d_s", *("d_u",) * ("u" in saved), *("h",) * ("h" not in saved))
+
+
+def _remade(slopes: bool, gated: bool) -> tuple[str, ...]:
+    return (*("d_s", *("d_u",) * gated) * slopes, "h")
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
@@ -196,17 +256,18 @@ def _differentiate(ctx: Any, gradients: list[Tensor | None]) -> tuple[Any, ...]:
     dy, rest = gradients[0], (None,) * len(ctx.options)
     if dy is None or not needs:
         return (*(None for _ in NAMES), *rest)
+    rooms = dict(_ROOMS)
     if save == "recompute":
-        save, kept = "hidden", torch.ops.torchfused.hidden_fwd(
-            x, w_up, w_gate, b_up, b_gate, activation, precision, text
-        )  # fmt: skip
+        operands = {"x": x, "w_up": w_up, "w_gate": w_gate, "b_up": b_up, "b_gate": b_gate}
+        backend = Plan.from_json(text).backend
+        rooms[backend] = _Again(backend, text, operands, slopes=bool({*needs} - {"w_down", "b_down"}))
     saved = dict(zip(saved_names(save, w_gate is not None), kept, strict=True))
     # Unless the graph is kept, nobody holds them any longer.
     del kept
     ctx.maybe_clear_saved_tensors()
     found = launch.tiled_backward(
         Plan.from_json(text), device_of(x), dy, x, w_up, w_down, w_gate=w_gate, saved=saved, needs=needs,
-        activation=activation, precision=precision, rooms=_ROOMS,
+        activation=activation, precision=precision, rooms=rooms,
     )  # fmt: skip
     return (*(found.get(f"d_{name}") for name in NAMES), *rest)
 
@@ -216,5 +277,5 @@ def _refuse(ctx: Any, *gradients: Any) -> Any:
 
 
 _forward.register_autograd(_differentiate, setup_context=_keep)
-for _operator in (_hidden_forward, _hidden_backward, _product_backward):
+for _operator in (_hidden_again, _hidden_backward, _product_backward):
     _operator.register_autograd(_refuse)
