@@ -164,14 +164,18 @@ def fused(results: Results) -> str:
 
 
 def _with_hopper(results: Results, mode: str) -> dict[tuple[str, int], list[Row]]:
-    """Cases by workload and rows, each from the run that leads or, where that had no plan of the hopper backend in it,
-    from one beside it that had."""
-    found: dict[tuple[str, int], list[Row]] = {}
-    for run in (results, *results.beside):
+    """Cases by workload and rows, of each framework the rows of the newest run that had a plan of the hopper backend
+    in it: ratios are taken inside a framework."""
+    found: dict[tuple[str, int, str], list[Row]] = {}
+    for run in results.runs or [results]:
         rows = list(select(run.rows, dtype="bfloat16", mode=mode, cache="cold", correct=True))
-        for name, m in {(r["workload"], r["m"]) for r in rows if "/hopper" in r["plan"]}:
-            found.setdefault((name, m), list(select(rows, workload=name, m=m)))
-    return found
+        for name, m, framework in {(r["workload"], r["m"], r["framework"]) for r in rows if "/hopper" in r["plan"]}:
+            here = list(select(rows, workload=name, m=m, framework=framework))
+            found.setdefault((name, m, framework), here)
+    cases: dict[tuple[str, int], list[Row]] = {}
+    for (name, m, _), here in found.items():
+        cases.setdefault((name, m), []).extend(here)
+    return cases
 
 
 def _ours(rows: list[Row], framework: str) -> list[Row]:

@@ -24,7 +24,8 @@ Row = dict[str, Any]
 @dataclass
 class Results:
     """A file's content and where it lives. ``beside``, of several files as one: what each later file has of the same
-    cases with chosen contenders, newest first. A ratio is taken inside ``rows`` or inside one of them."""
+    cases with chosen contenders, newest first. A ratio is taken inside ``rows`` or inside one of them. ``runs``: all
+    of the files, newest first."""
 
     path: Path
     environment: dict[str, Any] = field(default_factory=dict)
@@ -34,6 +35,7 @@ class Results:
     problems: list[dict] = field(default_factory=list)
     shares: list[dict] = field(default_factory=list)
     beside: list["Results"] = field(default_factory=list)
+    runs: list["Results"] = field(default_factory=list)
 
     @property
     def finished(self) -> set[str]:
@@ -121,7 +123,7 @@ def latest(runs: list[Results]) -> Results | None:
             old = standing.get(group.key, [])
             kept = [g for g in old if group.chosen and not g.contenders <= group.contenders]
             standing[group.key] = [*kept, group] if kept and kept[0] is old[0] else [group, *kept]
-    merged = Results(path=runs[-1].path)
+    merged = Results(path=runs[-1].path, runs=runs[::-1])
     leading = 0
     for i, run in reversed(list(enumerate(runs))):
         first = run.only({key for key, groups in standing.items() if groups[0].run == i})

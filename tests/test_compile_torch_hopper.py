@@ -10,8 +10,8 @@ from parity.contract.activations import ACTIVATIONS
 
 SMOOTH = {"gelu", "gelu_tanh", "quick_gelu", "silu", "sigmoid", "tanh"}
 
-# Bytes of a thread that spill at most, beside 128 sums: of the derivatives of sigmoid and tanh, a few of others.
-SPILLS = {"hidden_bwd_kernel": 152, "linear_fwd_kernel": 32}
+# Bytes of a thread that spill at most, beside 128 sums: of gated gradients of tanh-GELU and SiLU, and of SiLU's h.
+SPILLS = {"hidden_bwd_kernel": 56, "linear_fwd_kernel": 8}
 KERNELS = {"decode_fwd_kernel", "linear_fwd_kernel", "hidden_bwd_kernel", "product_bwd_kernel"}
 
 

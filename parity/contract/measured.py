@@ -78,9 +78,10 @@ FASTER: dict[Literal["torch", "xla"], tuple[Region, ...]] = {
             plan="tiled/portable", rows=(17, 64), megabytes=(24, inf), longest=8192, multiple=256, gated=True,
             gain="1.0 to 1.1",
         ),
-        Region(plan="tiled/hopper", rows=(256, 511), megabytes=(150, 200), gated=True, gain="1.2"),
-        Region(plan="tiled/hopper", rows=(512, inf), megabytes=(150, inf), gain="1.0 to 1.2"),
-        Region(plan="tiled/hopper", rows=(4096, inf), megabytes=(150, inf), training=True, gain="1.05"),
+        Region(plan="tiled/hopper", rows=(256, 511), megabytes=(150, 200), gated=True, gain="1.1"),
+        Region(plan="tiled/hopper", rows=(512, inf), megabytes=(200, inf), gain="1.0 to 1.2"),
+        Region(plan="tiled/hopper", rows=(2048, inf), megabytes=(150, 200), gain="1.0 to 1.1"),
+        Region(plan="tiled/hopper", rows=(4096, inf), megabytes=(150, inf), training=True, gain="1.05 to 1.1"),
     ),
     "xla": (
         Region(plan="tiled/portable", widest=128, gain="1.1"),
@@ -90,6 +91,6 @@ FASTER: dict[Literal["torch", "xla"], tuple[Region, ...]] = {
         ),
         Region(plan="tiled/portable", rows=(17, 64), megabytes=(64, inf), multiple=256, gated=True, gain="1.0 to 1.2"),
         Region(plan="tiled/hopper", rows=(128, 255), megabytes=(150, 200), gated=True, gain="1.3"),
-        Region(plan="tiled/hopper", rows=(256, 4096), megabytes=(150, inf), gated=True, gain="1.0 to 1.7"),
+        Region(plan="tiled/hopper", rows=(256, 1024), megabytes=(150, inf), gated=True, gain="1.0 to 1.7"),
     ),
 }  # fmt: skip
