@@ -12,7 +12,7 @@ from parity.contract import activations as contract
 
 
 @jax.jit
-def reciprocal(d: Array) -> Array:
+def approximate_reciprocal(d: Array) -> Array:
     """The hardware's approximation, to one ulp; of d >= 1. Mosaic GPU's kernels put the instruction in its place; what
     Triton's compiler makes of this has its bits."""
     return jnp.where(d > contract.RECIPROCAL_END, 0.0, 1.0 / d)
@@ -34,7 +34,7 @@ def relu2(s: Array) -> Array:
 
 def gelu(s: Array) -> Array:
     a = jnp.abs(s)
-    t = reciprocal(1.0 + a * contract.GELU_T)
+    t = approximate_reciprocal(1.0 + a * contract.GELU_T)
     e = (a * a) * contract.GELU_EXPONENT
     p = t * contract.GELU_P[-1] + contract.GELU_P[-2]
     for c in contract.GELU_P[-3::-1]:
@@ -46,19 +46,19 @@ def gelu(s: Array) -> Array:
 
 def gelu_tanh(s: Array) -> Array:
     exponent = contract.GELU_TANH_EXPONENT + contract.GELU_TANH_EXPONENT_CUBIC * (s * s)
-    return s * reciprocal(1.0 + jnp.exp2(s * exponent))
+    return s * approximate_reciprocal(1.0 + jnp.exp2(s * exponent))
 
 
 def quick_gelu(s: Array) -> Array:
-    return s * reciprocal(1.0 + jnp.exp2(s * contract.QUICK_GELU_EXPONENT))
+    return s * approximate_reciprocal(1.0 + jnp.exp2(s * contract.QUICK_GELU_EXPONENT))
 
 
 def silu(s: Array) -> Array:
-    return s * reciprocal(1.0 + jnp.exp2(s * contract.SILU_EXPONENT))
+    return s * approximate_reciprocal(1.0 + jnp.exp2(s * contract.SILU_EXPONENT))
 
 
 def sigmoid(s: Array) -> Array:
-    return reciprocal(1.0 + jnp.exp2(s * contract.SILU_EXPONENT))
+    return approximate_reciprocal(1.0 + jnp.exp2(s * contract.SILU_EXPONENT))
 
 
 def tanh(s: Array) -> Array:
@@ -68,7 +68,7 @@ def tanh(s: Array) -> Array:
     for c in contract.TANH_Q[-3::-1]:
         q = q * z + c
     small = s * (1.0 + z * q)
-    large = 1.0 - 2.0 * reciprocal(1.0 + jnp.exp2(a * contract.TANH_EXPONENT))
+    large = 1.0 - 2.0 * approximate_reciprocal(1.0 + jnp.exp2(a * contract.TANH_EXPONENT))
     return jnp.where(a < contract.TANH_CUT, small, jnp.where(s < 0.0, -large, large))
 
 
@@ -87,7 +87,7 @@ def d_relu2(s: Array) -> Array:
 
 def d_gelu(s: Array) -> Array:
     a = jnp.abs(s)
-    t = reciprocal(1.0 + a * contract.GELU_T)
+    t = approximate_reciprocal(1.0 + a * contract.GELU_T)
     e = (a * a) * contract.GELU_EXPONENT
     p = t * contract.GELU_P[-1] + contract.GELU_P[-2]
     for c in contract.GELU_P[-3::-1]:
@@ -103,7 +103,7 @@ def d_gelu_tanh(s: Array) -> Array:
     square = a * a
     z = a * (contract.GELU_TANH_EXPONENT + contract.GELU_TANH_EXPONENT_CUBIC * square)
     q = jnp.exp2(z)
-    g = reciprocal(1.0 + q)
+    g = approximate_reciprocal(1.0 + q)
     rest = (s * ((q * g) * g)) * (contract.GELU_TANH_SLOPE + contract.GELU_TANH_SLOPE_SQUARE * square)
     return jnp.where(z < -126.0, _step(s), jnp.where(s < 0.0, q * g, g) + rest)
 
@@ -111,7 +111,7 @@ def d_gelu_tanh(s: Array) -> Array:
 def d_quick_gelu(s: Array) -> Array:
     z = jnp.abs(s) * contract.QUICK_GELU_EXPONENT
     q = jnp.exp2(z)
-    g = reciprocal(1.0 + q)
+    g = approximate_reciprocal(1.0 + q)
     rest = (s * contract.QUICK_GELU_SLOPE) * ((q * g) * g)
     return jnp.where(z < -126.0, _step(s), jnp.where(s < 0.0, q * g, g) + rest)
 
@@ -119,7 +119,7 @@ def d_quick_gelu(s: Array) -> Array:
 def d_silu(s: Array) -> Array:
     z = jnp.abs(s) * contract.SILU_EXPONENT
     q = jnp.exp2(z)
-    g = reciprocal(1.0 + q)
+    g = approximate_reciprocal(1.0 + q)
     rest = s * ((q * g) * g)
     return jnp.where(z < -126.0, _step(s), jnp.where(s < 0.0, q * g, g) + rest)
 
@@ -127,14 +127,14 @@ def d_silu(s: Array) -> Array:
 def d_sigmoid(s: Array) -> Array:
     z = jnp.abs(s) * contract.SILU_EXPONENT
     q = jnp.exp2(z)
-    g = reciprocal(1.0 + q)
+    g = approximate_reciprocal(1.0 + q)
     return jnp.where(z < -126.0, 0.0, (q * g) * g)
 
 
 def d_tanh(s: Array) -> Array:
     z = jnp.abs(s) * -contract.TANH_EXPONENT
     q = jnp.exp2(z)
-    g = reciprocal(1.0 + q)
+    g = approximate_reciprocal(1.0 + q)
     return jnp.where(z < -126.0, 0.0, ((4.0 * q) * g) * g)
 
 

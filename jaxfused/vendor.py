@@ -88,7 +88,7 @@ def tanh(s: Array, dtype: DTypeLike, device: Device) -> Array:
     p, *rest = contract.VENDOR_TANH_NEAR
     for c in rest:
         p = fma(z, p, c, device)
-    large = fma(own.reciprocal(1.0 + jnp.exp2(a * contract.VENDOR_TANH_EXPONENT)), -2.0, 1.0, device)
+    large = fma(own.approximate_reciprocal(1.0 + jnp.exp2(a * contract.VENDOR_TANH_EXPONENT)), -2.0, 1.0, device)
     large = jnp.where(a >= contract.VENDOR_TANH_ONE, 1.0, large)
     # (Of -0, the sum of two zeros is +0.)
     near = jnp.where(s == 0.0, s, fma(p * z, s, s, device))

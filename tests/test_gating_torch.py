@@ -50,10 +50,16 @@ def test_h_lies_where_u_did():
 
 @pytest.fixture
 def asked(monkeypatch):
-    """The elements of every launch, on a GPU that is made up; nothing runs."""
-    found = []
+    """The elements of every launch, on a GPU that is made up: torch computes, in the memory of u."""
+    found: list[int] = []
     monkeypatch.setattr(launch_gate, "device_of", lambda t: GPU)
-    monkeypatch.setattr(launch_gate, "launched", lambda name, s, u: found.append(s.numel()) or u)
+    monkeypatch.setattr(launch_gate, "_BUILT", True)
+
+    def launched(name, s, u):
+        found.append(s.numel())
+        return u.copy_(reference.eager_gating(name, s, u))
+
+    monkeypatch.setattr(launch_gate, "launched", launched)
     return found
 
 
@@ -64,11 +70,13 @@ def test_many_elements_are_one_launch(asked):
     assert asked == [256 * 1024, 4096 * 1024]
 
 
-@pytest.mark.parametrize("change", ["no GPU", "an old one", "gaps"])
+@pytest.mark.parametrize("change", ["no GPU", "an old one", "gaps", "another CUDA"])
 def test_what_is_not_served_is_torchs(asked, monkeypatch, change):
     s, u = (torch.randn(512, 1024) for _ in range(2))
     if change == "gaps":
         s, u = torch.randn(1024, 512).t(), torch.randn(1024, 512).t()
+    elif change == "another CUDA":
+        monkeypatch.setattr(launch_gate, "_BUILT", False)
     else:
         other = Device(kind="cpu") if change == "no GPU" else replace(GPU, capability=(7, 5))
         monkeypatch.setattr(launch_gate, "device_of", lambda t: other)
@@ -80,8 +88,9 @@ def test_the_library_plan_takes_it_where_no_gradient_is_wanted(asked):
     settled.forget()
     x, w = torch.randn(512, 8, device=DEVICE), torch.randn(512, 8, device=DEVICE)
     down = torch.randn(3, 512, device=DEVICE)
+    want = reference.mlp(x, w, down, w_gate=w, activation="silu")
     for call in range(2):
-        functional.fused_mlp(x, w, down, w_gate=w, activation="silu", plan=LIBRARY)
+        assert torch.equal(functional.fused_mlp(x, w, down, w_gate=w, activation="silu", plan=LIBRARY), want)
         assert asked == [512 * 512] * (call + 1)
     y = functional.fused_mlp(x, w.requires_grad_(), down, w_gate=w, activation="silu", plan=LIBRARY)
     y.sum().backward()

@@ -129,7 +129,8 @@ def most_held(call):
 )  # fmt: skip
 def test_what_a_step_holds(save, gated, most, monkeypatch):
     monkeypatch.setattr(launch_tiled_portable, "_launch", lambda *args, **kwargs: None)
-    monkeypatch.setattr(training, "_ROWS", 64)
+    monkeypatch.setattr(training, "_TILE", 64)
+    monkeypatch.setattr(training, "_PART", 1)
     rows, features, hidden = 256, 64, 256
     shapes = {"x": (rows, features), "w_up": (hidden, features), "w_down": (features, hidden)}
     shapes |= {"w_gate": (hidden, features)} if gated else {}
@@ -164,11 +165,23 @@ def test_what_its_gradients_hold(save, gated, matrices, monkeypatch):
 
 @pytest.mark.parametrize("rows", [1, 5, 12])
 def test_rows_computed_again_in_parts_have_the_same_bits(rows, monkeypatch):
-    monkeypatch.setattr(training, "_ROWS", rows)
+    monkeypatch.setattr(training, "_TILE", rows)
+    monkeypatch.setattr(training, "_PART", 1)
     given, dy = sound()
-    y = fused_mlp(**given, activation="silu", plan=PLAN, save="recompute")
-    found = torch.autograd.grad(y, list(given.values()), dy)
     want = tapped(given, dy, save="hidden")
+    for names in (list(given), ["x", "w_up"], ["w_down"]):
+        y = fused_mlp(**given, activation="silu", plan=PLAN, save="recompute")
+        found = torch.autograd.grad(y, [given[name] for name in names], dy)
+        assert all(torch.equal(g, want[f"d_{name}"]) for name, g in zip(names, found, strict=True))
+
+
+@pytest.mark.parametrize("save", ["preact", "hidden"])
+def test_what_a_hook_lays_out_anew_is_read_as_it_lies(save):
+    given, dy = sound()
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: t, lambda t: t.t().contiguous().t() if t.dim() > 1 else t):
+        y = fused_mlp(**given, activation="silu", plan=PLAN, save=save)
+        found = torch.autograd.grad(y, list(given.values()), dy)
+    want = tapped(given, dy, save=save)
     assert all(torch.equal(g, want[f"d_{name}"]) for name, g in zip(given, found, strict=True))
 
 
@@ -199,7 +212,7 @@ def test_operands_with_steps_and_a_batch():
     assert all(torch.equal(g, want[f"d_{name}"]) for name, g in zip(spread, found, strict=True))
 
 
-def test_operators_are_sound():
+def test_operators_are_sound(monkeypatch):
     given, dy = sound()
     x, w_up, w_down, w_gate, b_up, b_gate, b_down = (given[name] for name in NAMES)
     problem = draw((12, 21, 34, 13), activation="silu", gated=True).problem
@@ -207,9 +220,13 @@ def test_operators_are_sound():
     options = ("silu", "ieee", plan, "hidden")
     torch.library.opcheck(torch.ops.torchfused.mlp_fwd, (x, w_up, w_down, w_gate, b_up, b_gate, b_down, *options))
     x, w_up, w_down, w_gate, b_up, b_gate = (t.detach() for t in (x, w_up, w_down, w_gate, b_up, b_gate))
-    for slopes in (False, True):
-        given = dy, x, w_up, w_down, w_gate, b_up, b_gate
-        torch.library.opcheck(torch.ops.torchfused.hidden_again, (*given, slopes, "silu", "ieee", plan))
+    monkeypatch.setattr(training, "_TILE", 8)
+    for part in (2**24, 8 * 34):
+        # All rows at once; 8 of 12.
+        monkeypatch.setattr(training, "_PART", part)
+        for wanted in ("h", "d_s d_u h", "d_s d_u"):
+            given = dy, x, w_up, w_down, w_gate, b_up, b_gate
+            torch.library.opcheck(torch.ops.torchfused.hidden_again, (*given, wanted, "silu", "ieee", plan))
     saved = [torch.randn(12, 34, device=DEVICE) for _ in range(2)]
     how = "silu", "ieee", "portable", "fused"
     torch.library.opcheck(torch.ops.torchfused.hidden_bwd, (dy, w_down, saved, "s u", *how))

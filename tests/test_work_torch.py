@@ -44,3 +44,34 @@ def test_launches_of_an_mlp(asked, activation, gated):
     launch.tiled_backward(plan, H100, of(m, n), x, w_up, w_down, w_gate=w_gate, saved=saved, needs=needs, **options)
     listed = backward_of(problem)
     assert {work for work, _ in asked} == {work for work in listed if (work.rows, work.outer) not in ((h, n), (k, h))}
+
+
+UPSTREAMS = {
+    "packed": lambda m, n: torch.zeros(m, n, dtype=torch.bfloat16),
+    "one number": lambda m, n: torch.zeros(1, 1, dtype=torch.bfloat16).expand(m, n),
+    "one a row": lambda m, n: torch.zeros(m, 1, dtype=torch.bfloat16).expand(m, n),
+    "one a column": lambda m, n: torch.zeros(1, n, dtype=torch.bfloat16).expand(m, n),
+    "turned": lambda m, n: torch.zeros(n, m, dtype=torch.bfloat16).t(),
+}
+
+
+@pytest.mark.parametrize("upstream", UPSTREAMS.values(), ids=UPSTREAMS)
+def test_any_upstream_gradient_is_read_by_rows(upstream, monkeypatch):
+    """Whatever the number of rows: a weight's gradient takes it as K first, and no other layout would be TMA's."""
+    found = []
+    monkeypatch.setattr(
+        launch_tiled_hopper, "_launcher", lambda *settled: lambda *given: found.append((settled, given))
+    )
+    m, k, h, n = 301, 16, 24, 8
+
+    def of(*shape):
+        return torch.zeros(shape, dtype=torch.bfloat16)
+
+    options = {"activation": "silu", "precision": "ieee", "w_gate": None, "needs": ("w_down",)}
+    plan = Plan(strategy="tiled", backend="hopper")
+    saved = {"s": of(m, h), "h": of(m, h)}
+    launch.tiled_backward(plan, H100, upstream(m, n), of(m, k), of(h, k), of(n, h), saved=saved, **options)
+    ((settled, (_, maps)),) = found
+    assert settled[2].kind == "weight_bwd"
+    assert ("A_ROWS", False) in settled[-1]
+    assert tuple(maps[0].base.shape) == (m, n)

@@ -30,7 +30,7 @@ _Q0, _Q1, _Q2, _Q3, _Q4 = map(tl.constexpr, contract.TANH_Q)
 
 
 @triton.jit
-def reciprocal(d):
+def approximate_reciprocal(d):
     """The hardware's approximation, to one ulp; of d >= 1."""
     if _PLAIN:
         return tl.where(d > _RECIPROCAL_END, 0.0, 1.0 / d)
@@ -58,7 +58,7 @@ def relu2(s):
 @triton.jit
 def gelu(s):
     a = tl.abs(s)
-    t = reciprocal(1.0 + a * _GELU_T)
+    t = approximate_reciprocal(1.0 + a * _GELU_T)
     e = (a * a) * _GELU_EXPONENT
     p = ((((((t * _P7 + _P6) * t + _P5) * t + _P4) * t + _P3) * t + _P2) * t + _P1) * t + _P0
     # Below 2^-126 one compiler's exp2 flushes to zero and the other's does not.
@@ -68,22 +68,22 @@ def gelu(s):
 
 @triton.jit
 def gelu_tanh(s):
-    return s * reciprocal(1.0 + tl.exp2(s * (_GELU_TANH_EXPONENT + _GELU_TANH_EXPONENT_CUBIC * (s * s))))
+    return s * approximate_reciprocal(1.0 + tl.exp2(s * (_GELU_TANH_EXPONENT + _GELU_TANH_EXPONENT_CUBIC * (s * s))))
 
 
 @triton.jit
 def quick_gelu(s):
-    return s * reciprocal(1.0 + tl.exp2(s * _QUICK_GELU_EXPONENT))
+    return s * approximate_reciprocal(1.0 + tl.exp2(s * _QUICK_GELU_EXPONENT))
 
 
 @triton.jit
 def silu(s):
-    return s * reciprocal(1.0 + tl.exp2(s * _SILU_EXPONENT))
+    return s * approximate_reciprocal(1.0 + tl.exp2(s * _SILU_EXPONENT))
 
 
 @triton.jit
 def sigmoid(s):
-    return reciprocal(1.0 + tl.exp2(s * _SILU_EXPONENT))
+    return approximate_reciprocal(1.0 + tl.exp2(s * _SILU_EXPONENT))
 
 
 @triton.jit
@@ -92,7 +92,7 @@ def tanh(s):
     z = s * s
     q = (((z * _Q4 + _Q3) * z + _Q2) * z + _Q1) * z + _Q0
     small = s * (1.0 + z * q)
-    large = 1.0 - 2.0 * reciprocal(1.0 + tl.exp2(a * _TANH_EXPONENT))
+    large = 1.0 - 2.0 * approximate_reciprocal(1.0 + tl.exp2(a * _TANH_EXPONENT))
     return tl.where(a < _TANH_CUT, small, tl.where(s < 0.0, -large, large))
 
 
@@ -116,7 +116,7 @@ def d_relu2(s):
 @triton.jit
 def d_gelu(s):
     a = tl.abs(s)
-    t = reciprocal(1.0 + a * _GELU_T)
+    t = approximate_reciprocal(1.0 + a * _GELU_T)
     e = (a * a) * _GELU_EXPONENT
     p = ((((((t * _P7 + _P6) * t + _P5) * t + _P4) * t + _P3) * t + _P2) * t + _P1) * t + _P0
     x = tl.where(e < -126.0, 0.0, tl.exp2(e))
@@ -130,7 +130,7 @@ def d_gelu_tanh(s):
     square = a * a
     z = a * (_GELU_TANH_EXPONENT + _GELU_TANH_EXPONENT_CUBIC * square)
     q = tl.exp2(z)
-    g = reciprocal(1.0 + q)
+    g = approximate_reciprocal(1.0 + q)
     rest = (s * ((q * g) * g)) * (_GELU_TANH_SLOPE + _GELU_TANH_SLOPE_SQUARE * square)
     return tl.where(z < -126.0, tl.where(s < 0.0, 0.0, 1.0), tl.where(s < 0.0, q * g, g) + rest)
 
@@ -139,7 +139,7 @@ def d_gelu_tanh(s):
 def d_quick_gelu(s):
     z = tl.abs(s) * _QUICK_GELU_EXPONENT
     q = tl.exp2(z)
-    g = reciprocal(1.0 + q)
+    g = approximate_reciprocal(1.0 + q)
     rest = (s * _QUICK_GELU_SLOPE) * ((q * g) * g)
     return tl.where(z < -126.0, tl.where(s < 0.0, 0.0, 1.0), tl.where(s < 0.0, q * g, g) + rest)
 
@@ -148,7 +148,7 @@ def d_quick_gelu(s):
 def d_silu(s):
     z = tl.abs(s) * _SILU_EXPONENT
     q = tl.exp2(z)
-    g = reciprocal(1.0 + q)
+    g = approximate_reciprocal(1.0 + q)
     rest = s * ((q * g) * g)
     return tl.where(z < -126.0, tl.where(s < 0.0, 0.0, 1.0), tl.where(s < 0.0, q * g, g) + rest)
 
@@ -157,7 +157,7 @@ def d_silu(s):
 def d_sigmoid(s):
     z = tl.abs(s) * _SILU_EXPONENT
     q = tl.exp2(z)
-    g = reciprocal(1.0 + q)
+    g = approximate_reciprocal(1.0 + q)
     return tl.where(z < -126.0, 0.0, (q * g) * g)
 
 
@@ -165,7 +165,7 @@ def d_sigmoid(s):
 def d_tanh(s):
     z = tl.abs(s) * -_TANH_EXPONENT
     q = tl.exp2(z)
-    g = reciprocal(1.0 + q)
+    g = approximate_reciprocal(1.0 + q)
     return tl.where(z < -126.0, 0.0, ((4.0 * q) * g) * g)
 
 

@@ -105,6 +105,9 @@ def tiled_backward(
     emptied on the way: what nobody else holds is freed as soon as it has been used. ``rooms``: what launches.
     """
     launches = rooms[plan.backend]
+    if plan.backend is Backend.HOPPER:
+        # An upstream gradient may be anything; its transpose is read by rows of 16 bytes, as it lies.
+        dy = dy.contiguous()
     of = partial(launches.product, device, precision)
     sums = partial(rooms[Backend.PORTABLE].product, device, "ieee", dy.new_ones(1, 1).expand(1, x.shape[0]))
     inner = {"x", "w_up", "w_gate", "b_up", "b_gate"}.intersection(needs)

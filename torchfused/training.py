@@ -18,8 +18,8 @@ from parity.contract.vendor import Order
 from . import launch
 from .device import device_of
 
-# As many as a GPU is busy with.
-_ROWS = 1024
+# Elements of the hidden layer that are computed again at a time: a GPU is busy with them. So many rows are a tile's.
+_PART, _TILE = 2**24, 128
 _TWICE = (
     "the fused backward has no derivative of its own (create_graph=True, a second derivative); "
     'use plan=Plan(strategy="library"), which is differentiable as often as you like'
@@ -98,15 +98,16 @@ def _hidden_again(
     w_gate: Tensor | None,
     b_up: Tensor | None,
     b_gate: Tensor | None,
-    slopes: bool,
+    wanted: str,
     activation: str,
     precision: str,
     plan: str,
 ) -> list[Tensor]:
-    """h and, of ``slopes``, d_s and d_u before it, from the operands alone: of some rows after the other, so that s and
-    u of all of them are never there at once."""
-    chosen, device, names = Plan.from_json(plan), device_of(x), _remade(slopes, w_gate is not None)
-    how = launch.options_of(chosen, activation, precision)
+    """What is ``wanted`` of d_s, d_u and h, from the operands alone: of some rows after the other, so that s and u of
+    many are never there at once."""
+    chosen, device, names = Plan.from_json(plan), device_of(x), wanted.split()
+    how, slopes = launch.options_of(chosen, activation, precision), "d_s" in names
+    rows = max(_PART // max(w_up.shape[0], 1) // _TILE, 1) * _TILE
 
     def made(x: Tensor, dy: Tensor) -> list[Tensor]:
         found = launch.tiled_hidden(
@@ -117,7 +118,7 @@ def _hidden_again(
             found |= launch.TILED[chosen.backend].hidden_bwd(device, dy, w_down, found, **how)
         return [found[name] for name in names]
 
-    if x.shape[0] <= _ROWS:
+    if x.shape[0] <= rows:
         return made(x, dy)
     out = [x.new_empty(x.shape[0], w_up.shape[0]) for _ in names]
 
@@ -125,14 +126,14 @@ def _hidden_again(
         for whole, t in zip(out, made(x[part], dy[part]), strict=True):
             whole[part] = t
 
-    for first in range(0, x.shape[0], _ROWS):
-        fill(slice(first, first + _ROWS))
+    for first in range(0, x.shape[0], rows):
+        fill(slice(first, first + rows))
     return out
 
 
 @_hidden_again.register_fake
-def _(dy, x, w_up, w_down, w_gate, b_up, b_gate, slopes, activation, precision, plan):
-    return [x.new_empty(x.shape[0], w_up.shape[0]) for _ in _remade(slopes, w_gate is not None)]
+def _(dy, x, w_up, w_down, w_gate, b_up, b_gate, wanted, activation, precision, plan):
+    return [x.new_empty(x.shape[0], w_up.shape[0]) for _ in wanted.split()]
 
 
 @torch.library.custom_op("torchfused::hidden_bwd", mutates_args=())
@@ -140,7 +141,8 @@ def _hidden_backward(
     dy: Tensor, w: Tensor, saved: list[Tensor], names: str, activation: str, precision: str, backend: str, order: str
 ) -> list[Tensor]:
     """``hidden_bwd`` of the backend's room, of what is ``saved`` by these names."""
-    kept = dict(zip(names.split(), saved, strict=True))
+    # (A hook on what is saved may have laid it out anew.)
+    kept = {name: t.contiguous() for name, t in zip(names.split(), saved, strict=True)}
     how = {"order": Order(order)} if order else {}
     room = launch.TILED[Backend(backend)]
     found = room.hidden_bwd(device_of(dy), dy, w, kept, activation=activation, precision=precision, **how)
@@ -149,7 +151,7 @@ def _hidden_backward(
 
 @_hidden_backward.register_fake
 def _(dy, w, saved, names, activation, precision, backend, order):
-    return [torch.empty_like(saved[0]) for _ in _made(names.split())]
+    return [saved[0].new_empty(saved[0].shape) for _ in _made(names.split())]
 
 
 @torch.library.custom_op("torchfused::product_bwd", mutates_args=())
@@ -204,7 +206,7 @@ class _Again(_Operators):
 
     plan: str
     operands: dict[str, Tensor | None]
-    slopes: bool
+    wanted: tuple[str, ...]
 
     def hidden_bwd(
         self,
@@ -217,16 +219,9 @@ class _Again(_Operators):
         precision: str,
         order: Order | None = None,
     ) -> dict[str, Tensor]:
-        found = torch.ops.torchfused.hidden_again(
-            dy,
-            w_down=w,
-            **self.operands,
-            slopes=self.slopes,
-            activation=activation,
-            precision=precision,
-            plan=self.plan,
-        )
-        return dict(zip(_remade(self.slopes, self.operands["w_gate"] is not None), found, strict=True))
+        how = {"activation": activation, "precision": precision, "plan": self.plan}
+        found = torch.ops.torchfused.hidden_again(dy, w_down=w, **self.operands, wanted=" ".join(self.wanted), **how)
+        return dict(zip(self.wanted, found, strict=True))
 
 
 _ROOMS = {backend: _Operators(backend) for backend in launch.TILED}
@@ -235,10 +230,6 @@ _ROOMS = {backend: _Operators(backend) for backend in launch.TILED}
 def _made(saved: Collection[str]) -> tuple[str, ...]:
     """What a room's ``hidden_bwd`` gives."""
     return ("d_s", *("d_u",) * ("u" in saved), *("h",) * ("h" not in saved))
-
-
-def _remade(slopes: bool, gated: bool) -> tuple[str, ...]:
-    return (*("d_s", *("d_u",) * gated) * slopes, "h")
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
@@ -259,8 +250,9 @@ def _differentiate(ctx: Any, gradients: list[Tensor | None]) -> tuple[Any, ...]:
     rooms = dict(_ROOMS)
     if save == "recompute":
         operands = {"x": x, "w_up": w_up, "w_gate": w_gate, "b_up": b_up, "b_gate": b_gate}
+        slopes = _made(("u",) * (w_gate is not None) + ("h",)) if {*needs} - {"w_down", "b_down"} else ()
         backend = Plan.from_json(text).backend
-        rooms[backend] = _Again(backend, text, operands, slopes=bool({*needs} - {"w_down", "b_down"}))
+        rooms[backend] = _Again(backend, text, operands, (*slopes, *("h",) * ("w_down" in needs)))
     saved = dict(zip(saved_names(save, w_gate is not None), kept, strict=True))
     # Unless the graph is kept, nobody holds them any longer.
     del kept

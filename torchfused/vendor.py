@@ -104,7 +104,7 @@ def tanh(s, dtype: tl.constexpr):
     a = tl.abs(s)
     z = s * s
     p = tl.fma(tl.fma(tl.fma(_T0, z, _T1), z, _T2), z, _T3) * z
-    large = tl.fma(own.reciprocal(1.0 + tl.exp2(a * _TANH_EXPONENT)), -2.0, 1.0)
+    large = tl.fma(own.approximate_reciprocal(1.0 + tl.exp2(a * _TANH_EXPONENT)), -2.0, 1.0)
     large = tl.where(a >= _TANH_ONE, 1.0, large)
     # (Of -0, the sum of two zeros is +0.)
     near = tl.where(s == 0.0, s, tl.fma(p, s, s))
