@@ -9,11 +9,12 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import jax
 
-from .rounds import in_rounds
+from .rounds import in_rounds, rounds
 
 WALL_SAMPLE_S = 4e-3
 TRACE_PASSES = 3
@@ -43,6 +44,7 @@ class Program:
 
     def wall_sample(self) -> float:
         """Host microseconds a layer."""
+        jax.block_until_ready(self.run())
         return 1e6 * self._wall(max(3, min(200, round(WALL_SAMPLE_S / self.seconds)))) / self.layers
 
     def _wall(self, repeats: int) -> float:
@@ -62,8 +64,8 @@ def block(programs: list[Program], seed: int) -> dict[str, dict[str, list[float]
 def trace(programs: list[Program], emit: Callable[[str], None]) -> dict[str, dict]:
     """Launches a layer and kernel microseconds a layer, and which profiler told (``method``)."""
     found: dict[str, dict] = {}
-    for i in range(TRACE_PASSES):
-        for p in reversed(programs) if i % 2 else programs:
+    for once in islice(rounds(programs, seed=0), TRACE_PASSES):
+        for p in once:
             emit(p.key)
             method, runs = _runs(p)
             if not runs:

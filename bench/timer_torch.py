@@ -7,20 +7,21 @@ calls issued one by one, the device synchronised at the end. Launches and kernel
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import torch
 from torch._C._autograd import DeviceType
 
 from .gpu import Gpu
-from .rounds import in_rounds
+from .rounds import in_rounds, rounds
 
 KERNEL_SAMPLE_S = 1.5e-3
 WALL_SAMPLE_S = 4e-3
 # Holds the device while the host gets ahead, so that the first replay's launch is not in the sample: about 0.1 ms.
 SPIN_CYCLES = 200_000
 MARKER = "spin_kernel"
-TRACE_PASSES = 3
+TRACE_PASSES = 8
 
 
 @dataclass
@@ -80,6 +81,7 @@ class Program:
             return None
         call = self.run if self.wall_of_graph else self.step
         repeats = max(3, min(200, round(WALL_SAMPLE_S / max(self.seconds, 20e-6 * self.layers))))
+        call()
         _synchronize(self.device)
         start = time.perf_counter()
         for _ in range(repeats):
@@ -135,7 +137,7 @@ def trace(programs: list[Program]) -> dict[str, dict]:
     preceded by a marker kernel. Raises RuntimeError if the profile does not hold every marker."""
     from torch.profiler import ProfilerActivity, profile
 
-    order = [p for i in range(TRACE_PASSES) for p in (reversed(programs) if i % 2 else programs)]
+    order = [p for once in islice(rounds(programs, seed=0), TRACE_PASSES) for p in once]
     torch.cuda.synchronize()
     with profile(activities=[ProfilerActivity.CUDA]) as profiler:
         for p in order:

@@ -49,3 +49,25 @@ def test_long_rounds_are_fewer(took, rounds):
 def test_none_is_no_sample_and_everyone_is_answered_for():
     found = in_rounds("ab", lambda p: None if p == "a" else 2.0, 0, clock=lambda: 0.0)
     assert found == [("a", []), ("b", [2.0] * MOST)]
+
+
+def test_a_block_takes_turns(monkeypatch):
+    """A sample each a round, device times and then wall times; roofs have no wall time."""
+    pytest.importorskip("torch")
+    from bench.timer_torch import Program, block
+
+    asked = []
+
+    def sampled(kind, value):
+        return lambda p: asked.append((kind, p.key)) or (value if kind == "kernel" or p.wanted else None)
+
+    for kind, value in (("kernel", 1.0), ("wall", 2.0)):
+        monkeypatch.setattr(Program, f"{kind}_sample", sampled(kind, value))
+    programs = [Program(key=key, step=list, layers=1, device=None, wanted=key != "roof") for key in ("a", "b", "roof")]
+    found = block(programs, seed=1)
+    assert found["b"] == {"kernel": [1.0] * MOST, "wall": [2.0] * MOST}
+    assert found["roof"]["wall"] == []
+    assert [kind for kind, _ in asked] == ["kernel"] * 3 * MOST + ["wall"] * 3 * MOST
+    orders = [tuple(key for _, key in asked[first : first + 3]) for first in range(0, len(asked), 3)]
+    assert all({*order} == {"a", "b", "roof"} for order in orders)
+    assert len({*orders}) > 1

@@ -19,13 +19,15 @@ HOPPER = {
     for library in FASTER
 }
 LIBRARY = {"torch": "torch", "jax": "xla"}
-# Rows of kernels that are others now: jax's, before two programs brought an operand together.
-SUPERSEDED = {("h100", "jax", "tiled/hopper")}
+# Rows of kernels that are others now: jax's, before two programs brought an operand together; training's, before what
+# is written took turns, and the contenders.
+SUPERSEDED = {("h100", "jax", "tiled/hopper", mode) for mode in ("forward", "forward_backward")}
+SUPERSEDED |= {("h100", "torch", "tiled/hopper", "forward_backward")}
 
 
 def timed() -> dict[tuple, dict[str, float]]:
     """The best time of each plan, the library's among them, for each (GPU, framework, workload, m, dtype, mode), of the
-    newest run that has two or more."""
+    newest run that has two or more; training, what is kept by default."""
     found: dict[tuple, dict[str, float]] = {}
     for file in sorted(RESULTS.glob("*/*.json")):
         here: dict[tuple, dict[str, float]] = {}
@@ -34,7 +36,7 @@ def timed() -> dict[tuple, dict[str, float]]:
             if sixteen_bit and row["contender"] in ("torchfused", "jaxfused") and row["correct"]:
                 place = file.parent.name, row["framework"], row["workload"], row["m"], row["dtype"], row["mode"]
                 times, plan = here.setdefault(place, {}), row["detail"].split()[0]
-                if (*place[:2], plan) not in SUPERSEDED:
+                if (*place[:2], plan, row["mode"]) not in SUPERSEDED and "," not in row["plan"]:
                     times[plan] = min(times.get(plan, inf), row["kernel_us"]["median"])
         found |= {place: times for place, times in here.items() if len(times) >= 2}
     return found

@@ -1,8 +1,7 @@
 """Where the kernels were measured to be faster than a framework's own MLP: regions of problems, as data.
 
-From the 16-bit forward rows of an H200 (bench/results/h200/) for the portable kernels and jax's tiled/hopper, of an
-H100 (bench/results/h100/) for decode/hopper, of both for torch's tiled/hopper; tests/test_contract_measured.py holds
-regions and rows together.
+From the 16-bit rows of an H200 (bench/results/h200/), for decode/hopper of an H100 (bench/results/h100/);
+tests/test_contract_measured.py holds regions and rows together. A plan of a training region is differentiable once.
 """
 
 from dataclasses import dataclass
@@ -81,7 +80,7 @@ FASTER: dict[Literal["torch", "xla"], tuple[Region, ...]] = {
         Region(plan="tiled/hopper", rows=(256, 511), megabytes=(150, 200), gated=True, gain="1.1"),
         Region(plan="tiled/hopper", rows=(512, inf), megabytes=(200, inf), gain="1.0 to 1.2"),
         Region(plan="tiled/hopper", rows=(2048, inf), megabytes=(150, 200), gain="1.0 to 1.1"),
-        Region(plan="tiled/hopper", rows=(4096, inf), megabytes=(150, inf), training=True, gain="1.05 to 1.1"),
+        Region(plan="tiled/hopper", rows=(4096, inf), megabytes=(150, inf), training=True, gain="1.04 to 1.1"),
     ),
     "xla": (
         Region(plan="tiled/portable", widest=128, gain="1.1"),
