@@ -14,7 +14,7 @@ from parity.contract.plan import Plan
 from parity.contract.saved import SAVES
 from parity.contract.tiles import Tiles
 from parity.gpu import find_gpu
-from torchfused import functional, fused_mlp, launch_tiled_hopper, settled
+from torchfused import functional, fused_mlp, launch_tiled_hopper, settled, training
 
 pytestmark = [
     pytest.mark.gpu,
@@ -98,6 +98,21 @@ def test_a_backward_from_an_upstream_that_is_not_packed(loss, m):
     found = torch.autograd.grad(loss(fused_mlp(x, **given)), leaves)
     want = torch.autograd.grad(loss(fused_mlp(x, **given | {"plan": Plan()})), leaves)
     assert all(map(torch.equal, found, want))
+
+
+@pytest.mark.parametrize("save", SAVES)
+@pytest.mark.parametrize("gated", [False, True])
+def test_autograd_has_the_bits_of_portable(gated, save, monkeypatch):
+    """By way of the operators; what is computed again, 128 rows at a time."""
+    monkeypatch.setattr(training, "_PART", 1)
+    x, given = layer((1025, *SHAPES[0][1:]), HOPPER, gated=gated)
+    names = ["x", *(name for name in given if name.startswith(("w_", "b_")))]
+    leaves = [({"x": x} | given)[name].requires_grad_() for name in names]
+    dy = torch.randn(1025, SHAPES[0][3], device=DEVICE).to(x.dtype)
+    found, want = (
+        torch.autograd.grad(fused_mlp(x, **given | {"plan": plan}, save=save), leaves, dy) for plan in (HOPPER, Plan())
+    )
+    assert [name for name, one, two in zip(names, found, want, strict=True) if not torch.equal(one, two)] == []
 
 
 @pytest.fixture(params=[1, 2, 7])
