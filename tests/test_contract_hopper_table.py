@@ -8,7 +8,7 @@ import pytest
 from parity.contract import hopper_table
 from parity.contract.choice import complete
 from parity.contract.hopper_table import faults, parse, tiling_for
-from parity.contract.hopper_tiles import Tiling, Work, candidates, forward_of, modelled, unfit
+from parity.contract.hopper_tiles import Tiling, Work, candidates, forward_of, modelled, shared, unfit
 from parity.contract.plan import Plan
 from parity.contract.problem import Device, Problem
 from parity.contract.tiles import Tiles
@@ -108,10 +108,10 @@ def test_a_plan_takes_what_was_measured(committed):
     problem = Problem(m=4096, in_features=4096, hidden_features=4096, out_features=4096, dtype="bfloat16")
     plan = Plan(strategy="tiled", backend="hopper")
     committed(table())
-    assert (complete(plan, problem, H100).up, complete(plan, problem, H100).down) == (tiles(256), tiles(256))
-    committed(table(entry(UP, US)))
-    assert forward_of(problem)[0] == UP
     assert (complete(plan, problem, H100).up, complete(plan, problem, H100).down) == (tiles(128), tiles(256))
+    committed(table(entry(UP, {"128x256x64/3": 1.0, "128x128x64/3": 2.0})))
+    assert forward_of(problem)[0] == UP
+    assert (complete(plan, problem, H100).up, complete(plan, problem, H100).down) == (tiles(256), tiles(256))
 
 
 @pytest.mark.parametrize(
@@ -137,12 +137,12 @@ def test_the_model_fills_the_processors_there_are():
     assert len({modelled(work, replace(H100, sm_count=n)).group_m for n in (1, 7, 66, 114, 132)}) == 1
 
 
-def test_the_model_knows_what_each_compiler_is_fast_with():
-    """An activation's epilogue outlasts the ring of a shared tile in Mosaic, and not in Gluon."""
-    work, xla = Work(kind="activated", rows=8192, outer=14336, inner=4096), replace(H100, library="xla")
-    assert (modelled(work, H100).tiles, modelled(work, xla).tiles) == (tiles(256), tiles(128))
+@pytest.mark.parametrize("library", ["torch", "xla"])
+def test_the_model_takes_turns_where_an_epilogue_outlasts_the_ring(library):
+    work, device = Work(kind="activated", rows=8192, outer=14336, inner=4096), replace(H100, library=library)
+    assert modelled(work, device).tiles == tiles(128)
     for other in (replace(work, kind="linear"), replace(work, gated=True)):
-        assert modelled(other, H100) == modelled(other, xla)
+        assert shared(modelled(other, device).tiles, other.weights)
 
 
 @pytest.mark.parametrize("work", WORKS, ids=str)
