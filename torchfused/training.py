@@ -169,58 +169,36 @@ def _(a, b, a2, b2, precision, backend):
 
 @dataclass(frozen=True, slots=True)
 class _Operators:
-    """The launches of a backend's room as operators."""
+    """The launches of a backend's room as operators, with the room's parameters."""
 
     backend: Backend
 
     def hidden_bwd(
-        self,
-        device: Device,
-        dy: Tensor,
-        w: Tensor,
-        saved: Mapping[str, Tensor],
-        *,
-        activation: str,
-        precision: str,
-        order: Order | None = None,
+        self, device: Device, dy: Tensor, w: Tensor, saved: Mapping[str, Tensor], **how: Any
     ) -> dict[str, Tensor]:
-        how = activation, precision, self.backend.value, order.value if order else ""
-        found = torch.ops.torchfused.hidden_bwd(dy, w, list(saved.values()), " ".join(saved), *how)
+        # (Plain strings, for a trace writes them down.)
+        told = {name: str(value) for name, value in {"order": "", **how, "backend": self.backend}.items()}
+        found = torch.ops.torchfused.hidden_bwd(dy, w, list(saved.values()), " ".join(saved), **told)
         return dict(zip(_made(saved), found, strict=True))
 
-    def product(
-        self,
-        device: Device,
-        precision: str,
-        a: Tensor,
-        b: Tensor,
-        a2: Tensor | None = None,
-        b2: Tensor | None = None,
-    ) -> Tensor:
-        return torch.ops.torchfused.product_bwd(a, b, a2, b2, precision, self.backend.value)
+    def product(self, device: Device, precision: str, *operands: Tensor) -> Tensor:
+        a, b, a2, b2 = (*operands, None, None)[:4]
+        return torch.ops.torchfused.product_bwd(a, b, a2, b2, precision, str(self.backend))
 
 
 @dataclass(frozen=True, slots=True)
 class _Again(_Operators):
-    """Likewise, where nothing was saved: ``operands`` are those of the first GEMM."""
+    """Likewise, where nothing was saved: ``operands`` are those of the first GEMM, ``plan`` says how it runs."""
 
     plan: str
     operands: dict[str, Tensor | None]
     wanted: tuple[str, ...]
 
     def hidden_bwd(
-        self,
-        device: Device,
-        dy: Tensor,
-        w: Tensor,
-        saved: Mapping[str, Tensor],
-        *,
-        activation: str,
-        precision: str,
-        order: Order | None = None,
+        self, device: Device, dy: Tensor, w: Tensor, saved: Mapping[str, Tensor], **how: Any
     ) -> dict[str, Tensor]:
-        how = {"activation": activation, "precision": precision, "plan": self.plan}
-        found = torch.ops.torchfused.hidden_again(dy, w_down=w, **self.operands, wanted=" ".join(self.wanted), **how)
+        told = {"activation": how["activation"], "precision": how["precision"], "plan": self.plan}
+        found = torch.ops.torchfused.hidden_again(dy, w_down=w, **self.operands, wanted=" ".join(self.wanted), **told)
         return dict(zip(self.wanted, found, strict=True))
 
 

@@ -5,8 +5,8 @@ contraction), ``exp2`` and ``rcp`` are the hardware's (``ex2.approx``; ``rcp.app
 ``RECIPROCAL_END``). All constants stand here; a twin rounds them to float32 and adds none of its own.
 
 A plan of the vendor's order takes them as torch's eager kernels spell them (``vendor``), compiled for CUDA 13.0: there
-``fma`` rounds once and ``div`` is IEEE's. Source: ATen/native/cuda/
-(Activation*Kernel.cu, UnarySpecialOpsKernel.cu); erf, exp and tanh as nvcc 13.0 expands them.
+``fma`` rounds once and ``div`` is IEEE's. Source: ATen/native/cuda/ (Activation*Kernel.cu, UnarySpecialOpsKernel.cu);
+erf, exp and tanh as nvcc 13.0 expands them.
 
 To add one: a row here, a function of the same name and its derivative in ``activations.py``, torch's spelling in
 ``vendor.py`` and what the framework offers in ``reference.py`` of ``jaxfused`` and ``torchfused``, and the float64
@@ -99,10 +99,10 @@ class Activation:
 
     ``steps`` and ``slope_steps`` are how the kernels spell them, ``vendor`` how torch spells ``f``; ``round`` there is
     to the operands' type. ``slope`` bounds ``|f'|`` and ``curvature`` ``|f''|``; None means ``|f'| <= 2 |s|`` (relu2),
-    or that ``f'`` jumps (relu). ``rounding`` bounds the spelling's absolute error
-    in units of ``2^-24 max(|s|, |f(s)|)``: two units an exp2's or a reciprocal's ulp, one an addition or product,
-    weighted by how far each reaches the result; ``slope_rounding`` likewise that of ``f'``, in units of ``2^-24 slope``
-    (of ``2^-24 |f'(s)|`` without one).
+    or that ``f'`` jumps (relu). ``rounding`` bounds the spelling's absolute error in units of
+    ``2^-24 max(|s|, |f(s)|)``: two units an exp2's or a reciprocal's ulp, one an addition or product, weighted by how
+    far each reaches the result; ``slope_rounding`` likewise that of ``f'``, in units of ``2^-24 slope`` (of
+    ``2^-24 |f'(s)|`` without one).
     """
 
     name: str

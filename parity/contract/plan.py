@@ -23,7 +23,8 @@ HOPPER_ROW = 8
 
 class Strategy(StrEnum):
     """``tiled``: two launches, each GEMM with its epilogue. ``decode``: one launch of programs that are all on the GPU
-    at once and hand the hidden layer over inside it; for few rows. ``library``: the framework's own unfused operations.
+    at once and hand the hidden layer over inside it; for few rows. ``library``: the framework's own unfused operations,
+    with their bits (in torch the gate's product is one launch where no gradient is wanted).
     """
 
     TILED = "tiled"
