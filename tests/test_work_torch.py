@@ -55,14 +55,15 @@ UPSTREAMS = {
 }
 
 
+@pytest.mark.parametrize("m", [1, 301])
 @pytest.mark.parametrize("upstream", UPSTREAMS.values(), ids=UPSTREAMS)
-def test_any_upstream_gradient_is_read_by_rows(upstream, monkeypatch):
+def test_any_upstream_gradient_is_read_by_rows(upstream, m, monkeypatch):
     """Whatever the number of rows: a weight's gradient takes it as K first, and no other layout would be TMA's."""
     found = []
     monkeypatch.setattr(
         launch_tiled_hopper, "_launcher", lambda *settled: lambda *given: found.append((settled, given))
     )
-    m, k, h, n = 301, 16, 24, 8
+    k, h, n = 16, 24, 8
 
     def of(*shape):
         return torch.zeros(shape, dtype=torch.bfloat16)
@@ -75,3 +76,4 @@ def test_any_upstream_gradient_is_read_by_rows(upstream, monkeypatch):
     assert settled[2].kind == "weight_bwd"
     assert ("A_ROWS", False) in settled[-1]
     assert tuple(maps[0].base.shape) == (m, n)
+    assert tuple(maps[0].base.stride()) == (n, 1)

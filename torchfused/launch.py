@@ -106,8 +106,9 @@ def tiled_backward(
     """
     launches = rooms[plan.backend]
     if plan.backend is Backend.HOPPER:
-        # An upstream gradient may be anything; its transpose is read by rows of 16 bytes, as it lies.
-        dy = dy.contiguous()
+        # An upstream gradient may be anything; its transpose is read by rows of 16 bytes, as it lies. (Of a single row
+        # torch calls any stride contiguous; a view has the row's length.)
+        dy = dy.contiguous().view(-1).view(dy.shape)
     of = partial(launches.product, device, precision)
     sums = partial(rooms[Backend.PORTABLE].product, device, "ieee", dy.new_ones(1, 1).expand(1, x.shape[0]))
     inner = {"x", "w_up", "w_gate", "b_up", "b_gate"}.intersection(needs)
