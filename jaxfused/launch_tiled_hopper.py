@@ -152,7 +152,7 @@ def _launch(
         shared=not turns,
         stages=slots(tiles, work.weights, staged, device),
         cluster=cluster,
-        group_m=tiling.group_m,
+        group_m=max(tiling.group_m // cluster, 1),
         **constants,
     )
 

@@ -53,7 +53,7 @@ class Product(NamedTuple):
 class Cut:
     """An ``[M, N]`` result in tiles, and, what only changes speed, whether the warpgroups share each, the stages of the
     ring, how many programs form a cluster, whose tiles lie one below the other and whose right operand is brought once
-    for all, and the order of tiles."""
+    for all, and how many rows of clusters share their columns' operand in L2."""
 
     M: int
     N: int

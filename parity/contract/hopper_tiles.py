@@ -10,10 +10,10 @@ from .tiles import Tiles
 DEPTH = 64
 # The rows and columns of a tile that a warpgroup finishes at a time: what one wgmma has rows, and 128 bytes of each.
 PART = 64, 64
-# Rows of tiles that share their columns' operand in L2, and, by kind of launch, the one that is taken unless measured:
-# the best on the whole of what was measured on an H100.
+# Rows of tiles that share their columns' operand in L2; what is taken unless measured, and what of more rows than so
+# many: the best on the whole of both tables, an H100's and an H200's.
 GROUPS = 2, 3, 4, 8, 16
-_GROUP = {"linear": 3, "activated": 3, "hidden_bwd": 4, "input_bwd": 3, "weight_bwd": 3}
+_GROUP, _MANY, _GROUP_OF_MANY = 8, 32, 4
 # The steps by which the first warpgroup is ahead of the second, so that one multiplies while the other finishes a tile.
 LAG = 2
 # Float32 sums that one warpgroup holds in registers, with room for an epilogue.
@@ -25,17 +25,16 @@ _STAGED = 10
 # The fewest slots of a ring: with less, the tensor cores wait; and the most: more are of no use.
 _FEWEST, _MOST = 3, 6
 # (rows, columns of all weights) -> by library, whose twin compiles it, the rate of the tensor cores in it, of the best
-# tile's: smaller tiles bring more bytes from L2 for each product, unless programs share them. torch's as measured on an
-# H100, xla's on an H200 with the clusters of an even number of rows of tiles (bench/hopper.md).
+# tile's: smaller tiles bring more bytes from L2 for each product, unless programs share them. torch's fit both tables,
+# xla's are of an H200 with the clusters of an even number of rows of tiles (bench/hopper.md).
 _RATES = {
     (128, 256): {"torch": 1.0, "xla": 1.0},
-    (128, 128): {"torch": 0.95, "xla": 0.98},
+    (128, 128): {"torch": 0.97, "xla": 0.98},
     (128, 64): {"torch": 0.6, "xla": 0.6},
 }
-# What is left of it where both warpgroups share a tile of one weight that is activated: the ring of operands does not
-# last for the epilogue. (On an H200 GELU in a shared tile takes 1.05 to 1.09 times as long as in turns, from 2048 rows
-# on; on an H100 0.92 to 1.03 times in torch, by an older table.)
-_EXPOSED = 0.9
+# Where both warpgroups share a tile, the ring of operands does not last for what follows the sums: as if they had so
+# many terms more. (Fits both tables, activated or not.)
+_EXPOSED = 256
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,6 +64,11 @@ class Work:
         return 2 if self.gated and self.kind == "activated" else 1
 
     @property
+    def terms(self) -> int:
+        """Those of an element's sums, added up."""
+        return self.inner * (2 if self.gated and self.kind == "input_bwd" else 1)
+
+    @property
     def turns(self) -> bool:
         """Whether only tiles of one warpgroup each serve: they hide an epilogue as long as the sums themselves."""
         return self.kind == "hidden_bwd"
@@ -75,8 +79,7 @@ class Work:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Tiling:
-    """Tiles, and how many rows of them share their columns' operand in L2; where a twin's programs form clusters, of
-    tiles one below the other, rows of clusters. Neither changes a bit of a result."""
+    """Tiles, and how many rows of them share their columns' operand in L2. Neither changes a bit of a result."""
 
     tiles: Tiles
     group_m: int
@@ -138,7 +141,8 @@ def candidates(work: Work, device: Device) -> list[Tiling]:
     number of them is as another, and the model's stands for all."""
     found = []
     for tiles in (t for t in _known(work) if not unfit(t, work, device)):
-        orders = {min(group, -(work.rows // -tiles.m)): group for group in (*GROUPS, _GROUP[work.kind])}
+        rows = -(work.rows // -tiles.m)
+        orders = {min(group, rows): group for group in (*GROUPS, _group(rows))}
         found += [Tiling(tiles=tiles, group_m=group) for group in orders.values()]
     return found
 
@@ -150,12 +154,16 @@ def modelled(work: Work, device: Device) -> Tiling:
     def time(tiles: Tiles) -> float:
         count = -(work.rows // -tiles.m) * -(work.outer // -tiles.n)
         columns = work.weights * tiles.n
-        rate = _RATES[tiles.m, columns][device.library]
-        if work.kind == "activated" and not work.gated and shared(tiles, work.weights):
-            rate *= _EXPOSED
-        return -(count // -device.sm_count) * tiles.m * columns / rate
+        terms = work.terms + _EXPOSED * shared(tiles, work.weights)
+        return -(count // -device.sm_count) * tiles.m * columns * terms / _RATES[tiles.m, columns][device.library]
 
-    return Tiling(tiles=min(_known(work), key=time), group_m=_GROUP[work.kind])
+    tiles = min(_known(work), key=time)
+    return Tiling(tiles=tiles, group_m=_group(-(work.rows // -tiles.m)))
+
+
+def _group(rows: int) -> int:
+    """What ``group_m`` suits so many rows of tiles."""
+    return _GROUP if rows <= _MANY else _GROUP_OF_MANY
 
 
 def _known(work: Work) -> list[Tiles]:
