@@ -211,6 +211,7 @@ def tune(
     case: Annotated[
         list[str] | None, typer.Option(help="A workload and its rows, llama3_8b/4096; suite tune unless given.")
     ] = None,
+    framework: Annotated[str, typer.Option(help="torch or jax: whose twin's launches")] = "torch",
     device: Annotated[str, typer.Option(help="auto, cuda or fake (made-up times)")] = "auto",
     json: Annotated[Path | None, typer.Option("--json", help="The table; the committed one unless given.")] = None,
     budget_seconds: Annotated[float, typer.Option(help="No launch is begun after this.")] = float("inf"),
@@ -220,11 +221,16 @@ def tune(
     """Tiles of tiled/hopper, measured into their table, the most important first; it is whole after every launch."""
     from .tune import Settings, Tune, cases_of
 
+    if framework not in ("torch", "jax"):
+        raise typer.BadParameter(f"{framework!r} is neither torch nor jax")
     name = _device(device)
     path = json or (OUT / name / TILES.name if name == "fake" else TILES)
     with _ended(f"what is measured is in {path}, --missing goes on from there"):
         cases = tuple(cases_of(case or ()))
-        settings = Settings(device=name, cases=cases, path=path, budget=budget_seconds, missing=missing, commit=commit)
+        settings = Settings(
+            device=name, framework=framework, cases=cases, path=path, budget=budget_seconds,
+            missing=missing, commit=commit,
+        )  # fmt: skip
         failed = Tune(settings, partial(print, flush=True))()
     console.print(f"the table is in {path}; {failed} launches could not be measured")
     if failed:

@@ -1,8 +1,9 @@
-"""Measures tilings of strategy tiled, backend hopper, into the table that torchfused's launches look up.
+"""Measures tilings of strategy tiled, backend hopper, into the table that a twin's launches look up.
 
 One worker holds the GPU, and the file is whole after every launch that was measured.
 """
 
+import math
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
@@ -20,13 +21,18 @@ from .workloads import MODES, Case, suite, workloads
 START_S, COMPILE_S, WARM_S, MEASURE_S = 90.0, 300.0, 30.0, 60.0
 # The part of the time left that compiling may take; what is not compiled then is when it is measured.
 COMPILING = 0.5
+# By the device's library. torch's binaries serve all sizes; Mosaic compiles each tiling of each launch, so only those
+# are tried of tiles that the model thinks take at most so many times as long as its own.
+SLACK = {"torch": math.inf, "xla": 1.25}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Settings:
-    """``budget``: seconds after which no launch is begun. ``missing``: only what the file lacks of this GPU."""
+    """``framework``: torch or jax, whose twin launches. ``budget``: seconds after which no launch is begun.
+    ``missing``: only what the file lacks of this GPU."""
 
     device: str
+    framework: str
     cases: tuple[Case, ...]
     path: Path
     budget: float = float("inf")
@@ -76,12 +82,13 @@ def trials(cases: Iterable[Case], device: Device) -> list[Trial]:
     found: dict[Work, Trial] = {}
     for case in cases:
         problem = case.problem
-        for work in (*forward_of(problem), *(backward_of(problem) if case.mode != "forward" else ())):
+        backward = backward_of(problem, device.library) if case.mode != "forward" else ()
+        for work in (*forward_of(problem), *backward):
             trial = Trial(
                 work=work,
                 activation=problem.activation if work.kind in ("activated", "hidden_bwd") else "identity",
                 biases=problem.bias_up and work.kind in ("linear", "activated"),
-                tilings=tuple(candidates(work, device)),
+                tilings=tuple(candidates(work, device, SLACK[device.library])),
             )
             found.setdefault(work, trial)
     return list(found.values())
@@ -94,8 +101,9 @@ class Tune:
         self._settings = settings
         self._say = say
         self._end = time.monotonic() + settings.budget
-        module = "bench.tuner_fake" if settings.device == "fake" else "bench.tuner_torch"
-        self._worker = Worker("the tuner", module, [], {})
+        fake = settings.device == "fake"
+        module, arguments = ("fake", [settings.framework]) if fake else (settings.framework, [])
+        self._worker = Worker("the tuner", f"bench.tuner_{module}", arguments, {})
 
     def __call__(self) -> int:
         """How many launches could not be measured. Raises Unfit where none can be."""

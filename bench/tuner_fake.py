@@ -1,10 +1,12 @@
-"""A tuner's worker that needs no GPU and no framework: made-up times, real protocol. For tests and for trying the
-command line. A tiling's time is the model's with noise, and fewer rows of tiles a group are a percent faster."""
+"""A tuner's worker that needs no GPU and no framework, for the one named: made-up times, real protocol. For tests and
+for trying the command line. A tiling's time is the model's with noise, and fewer rows of tiles a group are a percent
+faster."""
 
 import os
+import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from parity.contract.problem import Device, smem_of
 
@@ -13,13 +15,18 @@ from .tune import Trial
 from .worker_fake import MATMUL, noisy
 
 DEVICE = Device(kind="gpu", name="made-up times", sm_count=132, smem_bytes=smem_of((9, 0)), capability=(9, 0))
+LIBRARIES = {"torch": "torch", "jax": "xla"}
 
 
 class FakeTuner:
     """protocol.TunerHandler without a GPU."""
 
+    def __init__(self, framework: str) -> None:
+        self._framework = framework
+
     def hello(self) -> dict:
-        return {"device": asdict(DEVICE), "versions": {"torch": "0.fake"}}
+        device = replace(DEVICE, library=LIBRARIES[self._framework])
+        return {"device": asdict(device), "versions": {self._framework: "0.fake"}}
 
     def warm(self) -> dict:
         return {"seconds": 0.0}
@@ -50,4 +57,4 @@ class FakeTuner:
 
 
 if __name__ == "__main__":
-    serve(FakeTuner)
+    serve(lambda: FakeTuner(sys.argv[1]))

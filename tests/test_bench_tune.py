@@ -4,13 +4,14 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from bench import tiles
 from bench.run import Unfit
-from bench.tune import Trial, cases_of, trials
+from bench.tune import SLACK, Trial, cases_of, trials
 from bench.tuner_fake import DEVICE
 from bench.workloads import suite, workloads
 from parity.contract import hopper_table
@@ -54,6 +55,22 @@ def test_every_tiling_of_every_launch_is_measured(tmp_path):
     assert {entry["run"] for entry in chip["measured"]} == {date}
     assert f"[{COUNT}/{COUNT}]" in answer.stdout
     assert f"the model's {modelled(UP, DEVICE)}" in answer.stdout
+
+
+def test_each_twin_has_a_table_of_its_own(tmp_path):
+    path = tmp_path / "tiles.json"
+    for framework in ("torch", "jax"):
+        assert tune(path, "--case", "article/4096", "--framework", framework).returncode == 0
+    table = hopper_table.parse(json.loads(path.read_text()))
+    assert {library for _, _, library in table} == {"torch", "xla"}
+    for (_, _, library), found in table.items():
+        device = replace(DEVICE, library=library)
+        assert all(set(us) == set(candidates(work, device, SLACK[library])) for work, us in found.items())
+    # Whose every tiling is compiled, fewer.
+    assert sum(map(len, table[DEVICE.name, 132, "xla"].values())) < sum(
+        map(len, table[DEVICE.name, 132, "torch"].values())
+    )
+    assert "neither torch nor jax" in tune(path, "--framework", "tensorflow").stderr
 
 
 def test_what_did_not_compile_is_said(tmp_path):

@@ -56,6 +56,9 @@ def test_launches_of_an_mlp(asked, activation, gated):
         lambda dy, x, up, down, gate, saved: backward(dy, x, up, down, w_gate=gate, saved=saved),
         of(m, n), x, w_up, w_down, w_gate, saved,
     )  # fmt: skip
+    assert {work for work, _ in asked} == set(backward_of(problem, "xla"))
     # As torch's, but that a weight lies the other way around.
-    listed = [w if w.kind != "weight_bwd" else replace(w, rows=w.outer, outer=w.rows) for w in backward_of(problem)]
-    assert {work for work, _ in asked} == set(listed)
+    turned = [
+        w if w.kind != "weight_bwd" else replace(w, rows=w.outer, outer=w.rows) for w in backward_of(problem, "torch")
+    ]
+    assert list(backward_of(problem, "xla")) == turned

@@ -42,7 +42,7 @@ def test_launches_of_an_mlp(asked, activation, gated):
     saved = {name: of(m, h) for name in ("s", *("u",) * gated)}
     needs = ("x", "w_up", "w_down", *("w_gate",) * gated)
     launch.tiled_backward(plan, H100, of(m, n), x, w_up, w_down, w_gate=w_gate, saved=saved, needs=needs, **options)
-    listed = backward_of(problem)
+    listed = backward_of(problem, "torch")
     assert {work for work, _ in asked} == {work for work in listed if (work.rows, work.outer) not in ((h, n), (k, h))}
 
 

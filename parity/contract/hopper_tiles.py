@@ -1,5 +1,6 @@
 """Tiles of strategy ``tiled`` on Hopper: which there are, what they need, and the ones that should suit a launch."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -102,14 +103,16 @@ def forward_of(problem: Problem) -> tuple[Work, Work]:
     return up, Work(kind="linear", rows=m, outer=n, inner=h)
 
 
-def backward_of(problem: Problem) -> tuple[Work, ...]:
-    """The launches of its gradients, each once; a weight's as torch keeps it, ``[out, in]``."""
+def backward_of(problem: Problem, library: str) -> tuple[Work, ...]:
+    """The launches of its gradients, each once; a weight's as the library's framework keeps it, ``[out, in]`` in torch,
+    else ``[in, out]``."""
     m, k, h, n = problem.m, problem.in_features, problem.hidden_features, problem.out_features
     found = [
         Work(kind="hidden_bwd", rows=m, outer=h, inner=n, gated=problem.gated),
         Work(kind="input_bwd", rows=m, outer=k, inner=h, gated=problem.gated),
     ]
-    found += [Work(kind="weight_bwd", rows=a, outer=b, inner=m) for a, b in ((n, h), (h, k))]
+    weights = ((n, h), (h, k)) if library == "torch" else ((h, n), (k, h))
+    found += [Work(kind="weight_bwd", rows=a, outer=b, inner=m) for a, b in weights]
     return tuple(dict.fromkeys(found))
 
 
@@ -136,11 +139,14 @@ def unfit(tiles: Tiles, work: Work, device: Device) -> str | None:
     return None
 
 
-def candidates(work: Work, device: Device) -> list[Tiling]:
+def candidates(work: Work, device: Device, slack: float = math.inf) -> list[Tiling]:
     """Every tiling there is, each order of tiles once: where there are fewer rows of tiles than share an operand, one
-    number of them is as another, and the model's stands for all."""
+    number of them is as another, and the model's stands for all. ``slack``: only of tiles that should take at most so
+    many times as long as the model's."""
+    fit = [tiles for tiles in _known(work) if not unfit(tiles, work, device)]
+    seconds = {tiles: _time(tiles, work, device) for tiles in fit}
     found = []
-    for tiles in (t for t in _known(work) if not unfit(t, work, device)):
+    for tiles in (tiles for tiles in fit if seconds[tiles] <= slack * min(seconds.values())):
         rows = -(work.rows // -tiles.m)
         orders = {min(group, rows): group for group in (*GROUPS, _group(rows))}
         found += [Tiling(tiles=tiles, group_m=group) for group in orders.values()]
@@ -148,17 +154,18 @@ def candidates(work: Work, device: Device) -> list[Tiling]:
 
 
 def modelled(work: Work, device: Device) -> Tiling:
-    """The tiling that should let the least time pass: rounds of all processors, times what a tile of that size takes.
-    Knows nothing of a device but the number of its processors, so that it serves any."""
-
-    def time(tiles: Tiles) -> float:
-        count = -(work.rows // -tiles.m) * -(work.outer // -tiles.n)
-        columns = work.weights * tiles.n
-        terms = work.terms + _EXPOSED * shared(tiles, work.weights)
-        return -(count // -device.sm_count) * tiles.m * columns * terms / _RATES[tiles.m, columns][device.library]
-
-    tiles = min(_known(work), key=time)
+    """The tiling that should let the least time pass. Knows nothing of a device but the number of its processors, so
+    that it serves any."""
+    tiles = min(_known(work), key=lambda tiles: _time(tiles, work, device))
     return Tiling(tiles=tiles, group_m=_group(-(work.rows // -tiles.m)))
+
+
+def _time(tiles: Tiles, work: Work, device: Device) -> float:
+    """Rounds of all processors, times what a tile of that size takes; in no unit."""
+    count = -(work.rows // -tiles.m) * -(work.outer // -tiles.n)
+    columns = work.weights * tiles.n
+    terms = work.terms + _EXPOSED * shared(tiles, work.weights)
+    return -(count // -device.sm_count) * tiles.m * columns * terms / _RATES[tiles.m, columns][device.library]
 
 
 def _group(rows: int) -> int:
