@@ -119,9 +119,13 @@ def cases() -> Iterator[tuple[Problem, Plan, dict]]:
     for i, activation in enumerate(ACTIVATIONS):
         problem = Problem(m=4096, **wide, activation=activation, gated=bool(i % 2), dtype="bfloat16")
         yield problem, tiled, {"train": True}
+    # Each warpgroup's own tiles, and those that both share.
+    small = {"m": 300, **sizes, "activation": "silu", "dtype": "float16"}
     own = replace(tiled, up=Tiles(m=128, n=64, k=64), down=Tiles(m=128, n=128, k=64))
     for gated in (False, True):
-        yield Problem(m=300, **sizes, activation="silu", gated=gated, dtype="float16"), own, {}
+        yield Problem(**small, gated=gated), own, {}
+        shared = replace(tiled, up=Tiles(m=128, n=128 if gated else 256, k=64), down=Tiles(m=128, n=256, k=64))
+        yield Problem(**small, gated=gated), shared, {"train": True}
 
 
 if __name__ == "__main__":

@@ -10,8 +10,9 @@ from parity.contract.activations import ACTIVATIONS
 
 SMOOTH = {"gelu", "gelu_tanh", "quick_gelu", "silu", "sigmoid", "tanh"}
 
-# Bytes of a thread that spill at most, beside 128 sums: of gated gradients of tanh-GELU and SiLU, and of SiLU's h.
-SPILLS = {"hidden_bwd_kernel": 56, "linear_fwd_kernel": 8}
+# Bytes of a thread that spill at most, beside 128 sums: of gated gradients of tanh-GELU and SiLU, and of gated h in
+# tiles of each warpgroup's own, most where s and u are kept.
+SPILLS = {"hidden_bwd_kernel": 56, "linear_fwd_kernel": 40}
 KERNELS = {"decode_fwd_kernel", "linear_fwd_kernel", "hidden_bwd_kernel", "product_bwd_kernel"}
 
 

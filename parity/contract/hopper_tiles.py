@@ -11,10 +11,10 @@ from .tiles import Tiles
 DEPTH = 64
 # The rows and columns of a tile that a warpgroup finishes at a time: what one wgmma has rows, and 128 bytes of each.
 PART = 64, 64
-# Rows of tiles that share their columns' operand in L2; what is taken unless measured, and what of more rows than so
-# many: the best on the whole of both tables, an H100's and an H200's.
+# Rows of tiles that share their columns' operand in L2; what is taken unless measured: the best on the whole of the
+# tables, of both cards and both twins. The hidden layer's gradient reads and writes more beside its operands.
 GROUPS = 2, 3, 4, 8, 16
-_GROUP, _MANY, _GROUP_OF_MANY = 8, 32, 4
+_GROUP, _GROUP_OF_GRADIENTS = 4, 8
 # The steps by which the first warpgroup is ahead of the second, so that one multiplies while the other finishes a tile.
 LAG = 2
 # Float32 sums that one warpgroup holds in registers, with room for an epilogue.
@@ -26,16 +26,16 @@ _STAGED = 10
 # The fewest slots of a ring: with less, the tensor cores wait; and the most: more are of no use.
 _FEWEST, _MOST = 3, 6
 # (rows, columns of all weights) -> by library, whose twin compiles it, the rate of the tensor cores in it, of the best
-# tile's: smaller tiles bring more bytes from L2 for each product, unless programs share them. torch's fit both tables,
-# xla's are of an H200 with the clusters of an even number of rows of tiles (bench/hopper.md).
+# tile's: smaller tiles bring more bytes from L2 for each product. In Mosaic two programs share some, yet its own tiles
+# gain less (bench/hopper.md).
 _RATES = {
     (128, 256): {"torch": 1.0, "xla": 1.0},
-    (128, 128): {"torch": 0.97, "xla": 0.98},
+    (128, 128): {"torch": 0.97, "xla": 0.94},
     (128, 64): {"torch": 0.6, "xla": 0.6},
 }
 # Where both warpgroups share a tile, the ring of operands does not last for what follows the sums: as if they had so
-# many terms more. (Fits both tables, activated or not.)
-_EXPOSED = 256
+# many terms more, and twice as many where every sum is activated. (Of two weights' sums half are.)
+_EXPOSED = 192
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -148,7 +148,7 @@ def candidates(work: Work, device: Device, slack: float = math.inf) -> list[Tili
     found = []
     for tiles in (tiles for tiles in fit if seconds[tiles] <= slack * min(seconds.values())):
         rows = -(work.rows // -tiles.m)
-        orders = {min(group, rows): group for group in (*GROUPS, _group(rows))}
+        orders = {min(group, rows): group for group in (*GROUPS, _group(work))}
         found += [Tiling(tiles=tiles, group_m=group) for group in orders.values()]
     return found
 
@@ -157,20 +157,20 @@ def modelled(work: Work, device: Device) -> Tiling:
     """The tiling that should let the least time pass. Knows nothing of a device but the number of its processors, so
     that it serves any."""
     tiles = min(_known(work), key=lambda tiles: _time(tiles, work, device))
-    return Tiling(tiles=tiles, group_m=_group(-(work.rows // -tiles.m)))
+    return Tiling(tiles=tiles, group_m=_group(work))
 
 
 def _time(tiles: Tiles, work: Work, device: Device) -> float:
     """Rounds of all processors, times what a tile of that size takes; in no unit."""
     count = -(work.rows // -tiles.m) * -(work.outer // -tiles.n)
     columns = work.weights * tiles.n
-    terms = work.terms + _EXPOSED * shared(tiles, work.weights)
+    exposed = _EXPOSED * (2 if work.kind == "activated" and not work.gated else 1)
+    terms = work.terms + exposed * shared(tiles, work.weights)
     return -(count // -device.sm_count) * tiles.m * columns * terms / _RATES[tiles.m, columns][device.library]
 
 
-def _group(rows: int) -> int:
-    """What ``group_m`` suits so many rows of tiles."""
-    return _GROUP if rows <= _MANY else _GROUP_OF_MANY
+def _group(work: Work) -> int:
+    return _GROUP_OF_GRADIENTS if work.kind == "hidden_bwd" else _GROUP
 
 
 def _known(work: Work) -> list[Tiles]:
