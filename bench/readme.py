@@ -73,8 +73,11 @@ def stale(path: Path, results: Results | None) -> list[str]:
 
 
 def environment(results: Results) -> str:
+    """Of the newest run, with the versions of what only earlier ones had."""
     e = results.environment
-    versions = ", ".join(f"{k} {v}" for k, v in e["versions"].items() if v)
+    had = [run.environment["versions"] for run in results.runs or [results]]
+    newest = {name: version for some in reversed(had) for name, version in some.items() if version}
+    versions = ", ".join(f"{name} {version}" for name, version in newest.items())
     driver = f", driver {e['driver']}" if e.get("driver") else ""
     count = sum(len(r.rows) for r in (results, *results.beside))
     return f"{e['gpu']}{driver}; {versions}; commit {e['commit']}, {e['date'][:10]}; {count} rows."
@@ -142,10 +145,8 @@ def fused(results: Results) -> str:
         "| fastest other in jax | jaxfused |",
         "|---|---:|---|---:|---:|---:|---:|---:|---:|",
     ]
-    home = results.path.parent.resolve()
-    others_there = [latest(committed(FOLDER, f.name)) for f in sorted(FOLDER.iterdir()) if f.resolve() != home]
     told, found = [], {}
-    for run in (results, *filter(None, others_there)):
+    for run in (results, *_elsewhere(results)):
         cases = {case: (run, rows) for case, rows in _with_hopper(run, "forward").items() if case not in found}
         if cases and run is not results:
             told.append(environment(run))
@@ -161,6 +162,13 @@ def fused(results: Results) -> str:
             ]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join([*told, "", *lines]) if found else "No plan of the hopper backend has been measured yet."
+
+
+def _elsewhere(results: Results) -> list[Results]:
+    """What is committed of other GPUs."""
+    home = results.path.parent.resolve()
+    there = [latest(committed(FOLDER, f.name)) for f in sorted(FOLDER.iterdir()) if f.resolve() != home]
+    return list(filter(None, there))
 
 
 def _with_hopper(results: Results, mode: str) -> dict[tuple[str, int], list[Row]]:
@@ -210,24 +218,30 @@ def training(results: Results) -> str:
 
 
 def memory(results: Results) -> str:
-    """The most memory a layer's training step holds beside its operands, in MB (10^6 bytes)."""
-    rows = list(select(results.rows, dtype="bfloat16", mode="forward_backward", correct=True))
-    rows = [r for r in rows if r.get("peak_bytes")]
+    """The most memory a layer's training step holds beside its operands, in MB (10^6 bytes): each framework's cells
+    from the newest run that has them all, on whichever GPU, for bytes do not hang on it."""
     columns = {
-        "torch eager": ("torch.eager", ""),
-        **{f"torchfused, {save}": ("torchfused", label) for save, label in SAVE_LABELS.items()},
-        "XLA": ("xla", ""),
-        **{f"jaxfused, {save}": ("jaxfused", label) for save, label in SAVE_LABELS.items()},
+        "torch": {"torch eager": ("torch.eager", "")}
+        | {f"torchfused, {save}": ("torchfused", label) for save, label in SAVE_LABELS.items()},
+        "jax": {"XLA": ("xla", "")} | {f"jaxfused, {save}": ("jaxfused", label) for save, label in SAVE_LABELS.items()},
     }
-    lines = ["| peak MB of a training step | M | " + " | ".join(columns) + " |", "|---|---:|" + "---:|" * len(columns)]
-    for name, m in sorted({(r["workload"], r["m"]) for r in rows}):
-        here = list(select(rows, workload=name, m=m))
-        cells = [workloads()[name].label, f"{m:,}"]
-        for contender, plan in columns.values():
-            row = _row(here, contender, plan)
-            cells.append(f"{row['peak_bytes'] / 1e6:,.0f}" if row else "-")
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines) if len(lines) > 2 else "No training step's memory has been measured yet."
+    runs = [run for some in (results, *_elsewhere(results)) for run in some.runs or [some]]
+    found: dict[tuple[str, int], dict[str, list[str]]] = {}
+    for run in sorted(runs, key=lambda run: str(run.environment.get("date", "")), reverse=True):
+        rows = list(select(run.rows, dtype="bfloat16", mode="forward_backward", correct=True))
+        for name, m in sorted({(r["workload"], r["m"]) for r in rows}):
+            here = [r for r in select(rows, workload=name, m=m) if r.get("peak_bytes")]
+            for framework, wanted in columns.items():
+                cells = [_row(here, *column) for column in wanted.values()]
+                if all(cells):
+                    told = [f"{cell['peak_bytes'] / 1e6:,.0f}" for cell in cells if cell]
+                    found.setdefault((name, m), {}).setdefault(framework, told)
+    heads = [head for wanted in columns.values() for head in wanted]
+    lines = ["| peak MB of a training step | M | " + " | ".join(heads) + " |", "|---|---:|" + "---:|" * len(heads)]
+    for (name, m), told in sorted(found.items()):
+        cells = [cell for framework, wanted in columns.items() for cell in told.get(framework, ["-"] * len(wanted))]
+        lines.append("| " + " | ".join([workloads()[name].label, f"{m:,}", *cells]) + " |")
+    return "\n".join(lines) if found else "No training step's memory has been measured yet."
 
 
 def claims_table(results: Results) -> str:

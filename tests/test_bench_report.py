@@ -115,6 +115,33 @@ def test_fused_plans_are_told_of_this_gpu_and_else_of_others(run, tmp_path, monk
     assert "THERE" not in text
 
 
+def test_memory_is_told_by_the_newest_run_of_any_gpu(tmp_path, monkeypatch):
+    monkeypatch.setattr(readme, "FOLDER", tmp_path)
+
+    def saved(gpu: str, date: str, framework: str, megabytes: int) -> None:
+        own, ours = {"torch": ("torch.eager", "torchfused"), "jax": ("xla", "jaxfused")}[framework]
+        row = {"dtype": "bfloat16", "mode": "forward_backward", "workload": "llama3_8b", "m": 4096, "correct": True}
+        row |= {"case": "llama3_8b/4096", "framework": framework}
+        labels = [(own, ""), *((ours, label) for label in readme.SAVE_LABELS.values())]
+        rows = [
+            row | {"contender": contender, "plan": plan, "peak_bytes": (megabytes + i) * 10**6}
+            for i, (contender, plan) in enumerate(labels)
+        ]
+        made = results.Results(path=tmp_path / gpu / f"{date}.json", rows=rows)
+        made.environment = {"gpu": gpu, "date": date, "commit": "", "versions": {}}
+        made.cases = [{"key": row["case"], "blocks": 1, "chosen": True}]
+        made.save()
+
+    saved("here", "2026-11-02", "torch", 100)
+    saved("here", "2026-11-02b", "jax", 200)
+    saved("there", "2026-11-01", "jax", 300)
+    here = results.latest(results.committed(tmp_path, "here"))
+    assert here is not None
+    assert readme.memory(here).endswith("| Llama-3 8B | 4,096 | 100 | 101 | 102 | 103 | 200 | 201 | 202 | 203 |")
+    saved("there", "2026-11-03", "torch", 400)
+    assert readme.memory(here).endswith("| Llama-3 8B | 4,096 | 400 | 401 | 402 | 403 | 200 | 201 | 202 | 203 |")
+
+
 def test_an_unknown_block_is_an_error(run):
     with pytest.raises(ValueError, match="bench:nonsense"):
         readme.rewrite("<!-- bench:nonsense -->\n<!-- /bench:nonsense -->", run)
