@@ -83,6 +83,8 @@ def test_fifty_runs_give_the_same_bits():
 def test_offsets_past_two_to_the_31(axis):
     """The last rows of x, h and y lie more than 2^31 elements in."""
     torch.cuda.empty_cache()
+    if torch.cuda.mem_get_info()[0] < 16 * 2**30:
+        pytest.skip("needs 16 GiB of the GPU's memory, which others hold")
     w_up = torch.eye(64, device=DEVICE, dtype=torch.float16)
     if axis == "rows":
         rows, plan = 2**25 + 130, Plan()

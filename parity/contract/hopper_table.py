@@ -4,10 +4,10 @@
      "commit"}},
      "measured": [{"kind", "rows", "outer", "inner", "gated", "run": date, "us": {"128x256x64/16": ..., ...}}, ...]}]}
 
-``us``: the median microseconds of each candidate, tiles/group_m, the fastest first, measured in bfloat16 through
-torch's launches (``python -m bench tune``) and looked up by torchfused alone: tiles change no bit of a result, but the
-two twins' compilers are not fast with the same ones. jaxfused takes the model's. An activation's name, biases and what
-is kept for a backward are no part of a launch's entry.
+``us``: the median microseconds of each candidate, tiles/group_m, the fastest first, measured in bfloat16 through one
+twin's launches (``python -m bench tune``) and looked up by that twin, ``library`` "torch" or "xla": tiles change no bit
+of a result, but the two twins' compilers are not fast with the same ones. An activation's name, biases and what is kept
+for a backward are no part of a launch's entry.
 """
 
 import json
