@@ -7,11 +7,9 @@ timed.
 
 import gc
 import importlib.metadata
-import os
 import platform
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import asdict
 from functools import partial
 from statistics import median
@@ -27,7 +25,8 @@ from parity.contract.hopper_tiles import Tiling, Work
 from parity.contract.plan import Gemm
 
 from . import timer_jax
-from .protocol import describe, serve
+from .compiling import compiled
+from .protocol import serve
 from .tune import Trial
 
 # The fewest and the most launches of a chain, which takes about so long at so many operations a second: so the host's
@@ -60,22 +59,9 @@ class JaxTuner:
         return {"seconds": round(time.monotonic() - start, 1)}
 
     def compile(self, *, trials: list[dict], seconds: float) -> dict:
-        """Every launch in every tiling. None is begun after ``seconds``, and all that were are done: what is left is
-        compiled when it is measured. ``error``: the first one's, if any."""
-        start = time.monotonic()
+        """Every launch in every tiling; what is left is compiled when it is measured."""
         todo = [(trial, tiling) for trial in map(Trial.from_json, trials) for tiling in trial.tilings]
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            running = [pool.submit(self._program, *each) for each in todo]
-            wait(running, timeout=seconds)
-            pool.shutdown(wait=True, cancel_futures=True)
-        errors = [future.exception() for future in running if not future.cancelled()]
-        failed = [error for error in errors if error is not None]
-        return {
-            "launches": len(todo),
-            "compiled": len(errors) - len(failed),
-            "seconds": round(time.monotonic() - start, 1),
-            "error": describe(failed[0]) if failed else "",
-        }
+        return compiled([partial(self._program, *each) for each in todo], seconds)
 
     def measure(self, *, trial: dict, emit: Callable[[str], None]) -> dict:
         """``us``: tiling -> median microseconds. Raises RuntimeError where two tilings' results differ."""

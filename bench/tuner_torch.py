@@ -6,11 +6,8 @@ are not timed.
 """
 
 import gc
-import os
 import platform
-import time
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import asdict, replace
 from functools import partial
 from statistics import median
@@ -27,8 +24,9 @@ from torchfused.device import device_of
 from torchfused.launch_tiled_hopper import hidden_bwd, linear, product
 
 from . import timer_torch
+from .compiling import compiled
 from .gpu import find
-from .protocol import describe, serve
+from .protocol import serve
 from .tune import Trial
 
 # The most launches of a chain.
@@ -59,22 +57,11 @@ class TorchTuner:
         return {"seconds": round(timer_torch.settle(self._device, find()), 1)}
 
     def compile(self, *, trials: list[dict], seconds: float) -> dict:
-        """Every binary that the trials need, by launching each once on few operands. None is begun after ``seconds``,
-        and all that were are done: what is left is compiled when it is measured. ``error``: the first one's, if any."""
-        start, todo = time.monotonic(), variants(map(Trial.from_json, trials))
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            running = [pool.submit(self._launched, trial) for trial in todo]
-            wait(running, timeout=seconds)
-            pool.shutdown(wait=True, cancel_futures=True)
+        """Every binary that the trials need, by launching each once on few operands; what is left is compiled when it
+        is measured."""
+        found = compiled([partial(self._launched, trial) for trial in variants(map(Trial.from_json, trials))], seconds)
         torch.cuda.synchronize()
-        errors = [future.exception() for future in running if not future.cancelled()]
-        failed = [error for error in errors if error is not None]
-        return {
-            "launches": len(todo),
-            "compiled": len(errors) - len(failed),
-            "seconds": round(time.monotonic() - start, 1),
-            "error": describe(failed[0]) if failed else "",
-        }
+        return found
 
     def measure(self, *, trial: dict, emit: Callable[[str], None]) -> dict:
         """``us``: tiling -> median microseconds. Raises RuntimeError where two tilings' results differ."""

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from bench import timer_torch, tuner_torch
+from bench import compiling, timer_torch, tuner_torch
 from bench.tune import trials
 from bench.workloads import Case, suite
 from parity.contract.problem import Device, smem_of
@@ -88,7 +88,7 @@ def test_what_was_begun_is_compiled_before_anything_is_measured(tuner, monkeypat
         return []
 
     monkeypatch.setattr(tuner_torch, "launch", launch)
-    monkeypatch.setattr(tuner_torch.os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(compiling.os, "cpu_count", lambda: 2)
     monkeypatch.setattr(tuner_torch, "operands", lambda trial, device: {})
     told = tuner.compile(trials=[trial.to_json() for trial in trials(CASES, H100)], seconds=0.05)
     assert len(begun) == len(done) == told["compiled"] == 2
