@@ -37,14 +37,15 @@ SAVE_LABELS = {save: FUSED if save == SAVES[0] else f"{FUSED}, {save}" for save 
 
 def blocks(results: Results) -> dict[str, str]:
     """Every block's Markdown by name."""
+    there = elsewhere(results)
     return {
         "environment": environment(results),
         "headline": headline(results),
         "peers": peers(results),
         "training": training(results),
-        "memory": memory(results),
+        "memory": memory(results, there),
         "claims": claims_table(results),
-        "fused": fused(results),
+        "fused": fused(results, there),
     }
 
 
@@ -73,14 +74,17 @@ def stale(path: Path, results: Results | None) -> list[str]:
 
 
 def environment(results: Results) -> str:
-    """Of the newest run, with the versions of what only earlier ones had."""
     e = results.environment
-    had = [run.environment["versions"] for run in results.runs or [results]]
-    newest = {name: version for some in reversed(had) for name, version in some.items() if version}
-    versions = ", ".join(f"{name} {version}" for name, version in newest.items())
-    driver = f", driver {e['driver']}" if e.get("driver") else ""
     count = sum(len(r.rows) for r in (results, *results.beside))
-    return f"{e['gpu']}{driver}; {versions}; commit {e['commit']}, {e['date'][:10]}; {count} rows."
+    return f"{_machine([results])}; commit {e['commit']}, {e['date'][:10]}; {count} rows."
+
+
+def _machine(runs: list[Results]) -> str:
+    """The GPU of these runs, the newest first, and the newest version of whatever they had."""
+    newest = runs[0].environment
+    had = {k: v for run in reversed(runs) for k, v in run.environment["versions"].items() if v}
+    driver = f", driver {newest['driver']}" if newest.get("driver") else ""
+    return f"{newest['gpu']}{driver}; " + ", ".join(f"{k} {v}" for k, v in had.items())
 
 
 def headline(results: Results) -> str:
@@ -137,19 +141,22 @@ def peers(results: Results) -> str:
     return "\n".join(lines) if len(lines) > 2 else "No other package's fused MLP has been measured yet."
 
 
-def fused(results: Results) -> str:
+def fused(results: Results, there: list[Results]) -> str:
     """Microseconds of our fastest fused plan beside the fastest other, of every case that a run had with plans of the
-    hopper backend: on this GPU, else on another with committed results."""
+    hopper backend: on this GPU, else on another with committed results, whose runs are named."""
     lines = [
         "| MLP (bf16, cold weights) | M | GPU | torch eager, graphed | fastest other in torch | torchfused | XLA "
         "| fastest other in jax | jaxfused |",
         "|---|---:|---|---:|---:|---:|---:|---:|---:|",
     ]
     told, found = [], {}
-    for run in (results, *_elsewhere(results)):
+    for run in (results, *there):
         cases = {case: (run, rows) for case, rows in _with_hopper(run, "forward").items() if case not in found}
         if cases and run is not results:
-            told.append(environment(run))
+            shown = {id(row) for _, rows in cases.values() for row in rows}
+            gave = [some for some in run.runs or [run] if any(id(row) in shown for row in some.rows)]
+            commits = ", ".join(str(some.environment["commit"]) for some in gave)
+            told.append(f"{_machine(gave)}; commits {commits}; {len(shown)} rows.")
         found |= cases
     for (name, m), (run, here) in sorted(found.items(), key=lambda case: case[0]):
         cells = [workloads()[name].label, f"{m:,}", run.path.parent.name.upper()]
@@ -164,7 +171,7 @@ def fused(results: Results) -> str:
     return "\n".join([*told, "", *lines]) if found else "No plan of the hopper backend has been measured yet."
 
 
-def _elsewhere(results: Results) -> list[Results]:
+def elsewhere(results: Results) -> list[Results]:
     """What is committed of other GPUs."""
     home = results.path.parent.resolve()
     there = [latest(committed(FOLDER, f.name)) for f in sorted(FOLDER.iterdir()) if f.resolve() != home]
@@ -217,7 +224,7 @@ def training(results: Results) -> str:
     return "\n".join(lines) if len(lines) > 2 else "No backward pass has been measured yet."
 
 
-def memory(results: Results) -> str:
+def memory(results: Results, there: list[Results]) -> str:
     """The most memory a layer's training step holds beside its operands, in MB (10^6 bytes): each framework's cells
     from the newest run that has them all, on whichever GPU, for bytes do not hang on it."""
     columns = {
@@ -225,7 +232,7 @@ def memory(results: Results) -> str:
         | {f"torchfused, {save}": ("torchfused", label) for save, label in SAVE_LABELS.items()},
         "jax": {"XLA": ("xla", "")} | {f"jaxfused, {save}": ("jaxfused", label) for save, label in SAVE_LABELS.items()},
     }
-    runs = [run for some in (results, *_elsewhere(results)) for run in some.runs or [some]]
+    runs = [run for some in (results, *there) for run in some.runs or [some]]
     found: dict[tuple[str, int], dict[str, list[str]]] = {}
     for run in sorted(runs, key=lambda run: str(run.environment.get("date", "")), reverse=True):
         rows = list(select(run.rows, dtype="bfloat16", mode="forward_backward", correct=True))

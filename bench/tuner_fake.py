@@ -1,6 +1,6 @@
 """A tuner's worker that needs no GPU and no framework, for the one named: made-up times, real protocol. For tests and
-for trying the command line. A tiling's time is the model's with noise, and fewer rows of tiles a group are a percent
-faster."""
+for trying the command line. A tiling's time is that of rounds of all processors with noise, the first one's a percent
+more."""
 
 import os
 import sys
@@ -8,14 +8,13 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
 
-from parity.contract.problem import Device, smem_of
+from parity.contract.problem import LIBRARIES, Device, smem_of
 
 from .protocol import serve
 from .tune import Trial
 from .worker_fake import MATMUL, noisy
 
 DEVICE = Device(kind="gpu", name="made-up times", sm_count=132, smem_bytes=smem_of((9, 0)), capability=(9, 0))
-LIBRARIES = {"torch": "torch", "jax": "xla"}
 
 
 class FakeTuner:

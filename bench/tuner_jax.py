@@ -30,9 +30,11 @@ from .protocol import serve
 from .tune import Trial
 
 # The fewest and the most launches of a chain, which takes about so long at so many operations a second: so the host's
-# share of a call is small, and operands are beyond L2.
+# share of a call is small, and operands are beyond L2, but for the smallest.
 FEWEST, MOST = 3, 16
 CHAIN_S, RATE = 2e-3, 700e12
+# The most that compiling may take of a launch that was not compiled before.
+COMPILE_S = 40.0
 # How long GEMMs warm the card.
 WARM_S = 3.0
 
@@ -66,6 +68,8 @@ class JaxTuner:
     def measure(self, *, trial: dict, emit: Callable[[str], None]) -> dict:
         """``us``: tiling -> median microseconds. Raises RuntimeError where two tilings' results differ."""
         wanted = Trial.from_json(trial)
+        emit("compiling")
+        compiled([partial(self._program, wanted, tiling) for tiling in wanted.tilings], COMPILE_S)
         draw = jax.jit(partial(operands, wanted))
         chain = [draw(key) for key in jax.random.split(jax.random.key(0), length(wanted.work))]
         programs: list[timer_jax.Program] = []
@@ -97,7 +101,7 @@ class JaxTuner:
 
 def length(work: Work) -> int:
     """Launches of a chain."""
-    operations = 2 * work.rows * work.outer * work.inner * (1 + work.gated)
+    operations = 2 * work.rows * work.outer * work.terms * work.weights
     return max(FEWEST, min(MOST, round(CHAIN_S * RATE / operations)))
 
 

@@ -12,7 +12,7 @@ from jax.typing import DTypeLike
 
 from parity.contract.errors import UnsupportedError
 from parity.contract.hopper_table import tiling_for
-from parity.contract.hopper_tiles import DEPTH, Tiling, Work, shared, slots, unfit
+from parity.contract.hopper_tiles import DEPTH, Tiling, Work, cluster_of, shared, slots, unfit
 from parity.contract.plan import Gemm
 from parity.contract.problem import Device
 
@@ -133,23 +133,20 @@ def _launch(
     """``outputs``: the kernel's, in its order; those that are not in ``out`` are absent, as operands that are None."""
     if work.rows == 0:
         return {name: jnp.zeros(shape.shape, shape.dtype) for name, shape in out.items()}
-    tiles, turns = tiling.tiles, not shared(tiling.tiles, work.weights)
+    tiles = tiling.tiles
     reason = unfit(tiles, work, device)
     if reason:
         raise UnsupportedError(f"{work} cannot run here: {reason}; use one that is, or leave it out")
     present = {name: operand for name, operand in operands.items() if operand is not None}
     names = [*present, *out]
-    rows = -(work.rows // -tiles.m)
-    # Tiles of one warpgroup each ask L2 for more than it gives, unless two programs bring an operand together. Of an
-    # odd row of tiles one would compute nothing.
-    cluster = 2 if turns and rows % 2 == 0 else 1
+    cluster = cluster_of(tiles, work)
     # BLOCKS of 128 bytes a row for each type that goes out, and s and u, that come in.
     kinds = {jnp.dtype(shape.dtype) for shape in out.values()}
     staged = BLOCKS * 2 * len(kinds) + sum(present[name].dtype.itemsize for name in ("s", "u") if name in present)
     body = partial(
         kernel,
         tiles=tiles,
-        shared=not turns,
+        shared=shared(tiles, work.weights),
         stages=slots(tiles, work.weights, staged, device),
         cluster=cluster,
         group_m=max(tiling.group_m // cluster, 1),
@@ -163,7 +160,7 @@ def _launch(
     results = plgpu.kernel(
         launched,
         out_type=list(out.values()),
-        grid=(min(rows * -(work.outer // -tiles.n), device.sm_count) // cluster,),
+        grid=(min(-(work.rows // -tiles.m) * -(work.outer // -tiles.n), device.sm_count) // cluster,),
         grid_names=("program",),
         cluster=(cluster,),
         cluster_names=("cluster",),

@@ -103,14 +103,17 @@ def test_fused_plans_are_told_of_this_gpu_and_else_of_others(run, tmp_path, monk
         (tmp_path / gpu).mkdir()
         (tmp_path / gpu / "run.json").write_text(hopper.replace("/hopper", "/portable"))
     here = results.load(tmp_path / "here/run.json")
-    assert readme.fused(here) == "No plan of the hopper backend has been measured yet."
+    assert readme.fused(here, readme.elsewhere(here)) == "No plan of the hopper backend has been measured yet."
     (tmp_path / "there/run.json").write_text(hopper)
-    text = readme.fused(here)
-    assert text.startswith(readme.environment(run))
+    text = readme.fused(here, readme.elsewhere(here))
+    told, commit = text.splitlines()[0], run.environment["commit"]
+    assert told.startswith(f"{run.environment['gpu']}; ")
+    assert re.search(rf"; commits {re.escape(commit)}; \d+ rows\.$", told)
     assert re.search(r"\| Llama-3 8B \| 16 \| THERE \| .*\((tiled|decode)/\w+\)\*\*", text)
     (tmp_path / "here/run.json").write_text(hopper)
-    text = readme.fused(results.load(tmp_path / "here/run.json"))
-    assert readme.environment(run) not in text
+    here = results.load(tmp_path / "here/run.json")
+    text = readme.fused(here, readme.elsewhere(here))
+    assert "commits" not in text
     assert "| Llama-3 8B | 16 | HERE |" in text
     assert "THERE" not in text
 
@@ -137,9 +140,14 @@ def test_memory_is_told_by_the_newest_run_of_any_gpu(tmp_path, monkeypatch):
     saved("there", "2026-11-01", "jax", 300)
     here = results.latest(results.committed(tmp_path, "here"))
     assert here is not None
-    assert readme.memory(here).endswith("| Llama-3 8B | 4,096 | 100 | 101 | 102 | 103 | 200 | 201 | 202 | 203 |")
+    jax = "200 | 201 | 202 | 203 |"
+    assert readme.memory(here, readme.elsewhere(here)).endswith(f"| Llama-3 8B | 4,096 | 100 | 101 | 102 | 103 | {jax}")
     saved("there", "2026-11-03", "torch", 400)
-    assert readme.memory(here).endswith("| Llama-3 8B | 4,096 | 400 | 401 | 402 | 403 | 200 | 201 | 202 | 203 |")
+    there = readme.elsewhere(here)
+    assert readme.memory(here, there).endswith(f"| Llama-3 8B | 4,096 | 400 | 401 | 402 | 403 | {jax}")
+    # A newer run without all of its framework's cells gives none.
+    there[0].runs[0].rows.pop()
+    assert readme.memory(here, there).endswith(f"| Llama-3 8B | 4,096 | 100 | 101 | 102 | 103 | {jax}")
 
 
 def test_an_unknown_block_is_an_error(run):

@@ -11,7 +11,7 @@ import pytest
 
 from bench import tiles
 from bench.run import Unfit
-from bench.tune import SLACK, Trial, cases_of, trials
+from bench.tune import SLACK, Settings, Trial, Tune, cases_of, trials
 from bench.tuner_fake import DEVICE
 from bench.workloads import suite, workloads
 from parity.contract import hopper_table
@@ -71,6 +71,12 @@ def test_each_twin_has_a_table_of_its_own(tmp_path):
         map(len, table[DEVICE.name, 132, "torch"].values())
     )
     assert "neither torch nor jax" in tune(path, "--framework", "tensorflow").stderr
+
+
+@pytest.mark.parametrize("framework", ["torch", "jax"])
+def test_a_framework_has_its_tuner(framework, tmp_path):
+    settings = Settings(device="cuda", framework=framework, cases=(), path=tmp_path / "tiles.json")
+    assert f"bench.tuner_{framework}" in Tune(settings, print)._worker._command
 
 
 def test_what_did_not_compile_is_said(tmp_path):

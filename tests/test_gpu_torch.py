@@ -83,8 +83,9 @@ def test_fifty_runs_give_the_same_bits():
 def test_offsets_past_two_to_the_31(axis):
     """The last rows of x, h and y lie more than 2^31 elements in."""
     torch.cuda.empty_cache()
-    if torch.cuda.mem_get_info()[0] < 16 * 2**30:
-        pytest.skip("needs 16 GiB of the GPU's memory, which others hold")
+    needed = 16 if axis == "rows" else 6
+    if torch.cuda.mem_get_info()[0] < needed * 2**30:
+        pytest.skip(f"needs {needed} GiB of the GPU's memory, and so much is not free")
     w_up = torch.eye(64, device=DEVICE, dtype=torch.float16)
     if axis == "rows":
         rows, plan = 2**25 + 130, Plan()

@@ -105,6 +105,21 @@ def test_two_programs_bring_a_right_operand_together(m, k, n, columns, weights):
     assert count(r"mbarrier\.try_wait", kernel) == 2 + shared(tiles, weights) + together
 
 
+@pytest.mark.parametrize(
+    ("columns", "m", "group_m", "rows"), [(64, 512, 8, 4), (64, 512, 1, 1), (64, 384, 8, 8), (256, 512, 8, 8)]
+)
+def test_a_group_counts_rows_of_tiles_and_the_kernel_rows_of_clusters(columns, m, group_m, rows, monkeypatch):
+    told = []
+    monkeypatch.setattr(launch_tiled_hopper, "linear_fwd_kernel", lambda *_, **constants: told.append(constants))
+    tiling = Tiling(tiles=tile(columns), group_m=group_m)
+    options = {"b": None, "activation": "identity", "precision": "ieee", "tiling": tiling}
+    gemm = Gemm(tiles=tiling.tiles, split_k=1)
+    jax.eval_shape(lambda x, w: launch_tiled_hopper.linear(gemm, DEVICE, x, w, **options), held(m, 256), held(256, 512))
+    (constants,) = told
+    assert constants["group_m"] == rows
+    assert constants["group_m"] * constants["cluster"] == max(group_m, constants["cluster"])
+
+
 @pytest.mark.parametrize("gated", [False, True])
 def test_two_programs_bring_a_right_operand_of_the_backward_together(gated):
     m, k, n = 512, *EVEN[1:]

@@ -1,5 +1,6 @@
 """The tuner's worker without its GPU: which launches it makes, what it compiles and times."""
 
+from dataclasses import replace
 from functools import partial
 from itertools import cycle
 
@@ -31,6 +32,12 @@ def tuner(monkeypatch):
     return made
 
 
+def test_it_wants_a_gpu(monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "cpu")
+    with pytest.raises(RuntimeError, match="JAX sees no GPU: its backend is cpu"):
+        tuner_jax.JaxTuner()
+
+
 def test_it_launches_what_it_is_told(monkeypatch):
     asked = []
 
@@ -58,6 +65,11 @@ def test_only_tiles_that_may_be_fast_are_tried():
 def test_a_chain_is_long_enough():
     assert tuner_jax.length(Work(kind="linear", rows=16384, outer=16384, inner=4096)) == tuner_jax.FEWEST
     assert tuner_jax.length(Work(kind="linear", rows=128, outer=4096, inner=4096)) == tuner_jax.MOST
+    # Two weights are two products, and so are two operands' sums; a gated gradient's is one.
+    one = Work(kind="linear", rows=1024, outer=4096, inner=16384)
+    kinds = {"linear": False, "activated": True, "input_bwd": True, "hidden_bwd": True}
+    lengths = [tuner_jax.length(replace(one, kind=kind, gated=gated)) for kind, gated in kinds.items()]
+    assert lengths == [10, 5, 5, 10]
 
 
 def test_every_tiling_is_compiled_once_and_has_its_median(tuner, monkeypatch):
@@ -70,7 +82,7 @@ def test_every_tiling_is_compiled_once_and_has_its_median(tuner, monkeypatch):
     said = []
     found = tuner.measure(trial=listed[0].to_json(), emit=said.append)
     assert found["us"] == {key: max(3.0, float(key[-1])) for key in samples}
-    assert said == [*samples, "timing"]
+    assert said == ["compiling", *samples, "timing"]
     # Of what has been measured nothing is held.
     assert {trial for trial, _ in tuner._compiled} == {*listed[1:]}
 

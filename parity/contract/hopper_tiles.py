@@ -26,11 +26,10 @@ _STAGED = 10
 # The fewest slots of a ring: with less, the tensor cores wait; and the most: more are of no use.
 _FEWEST, _MOST = 3, 6
 # (rows, columns of all weights) -> by library, whose twin compiles it, the rate of the tensor cores in it, of the best
-# tile's: smaller tiles bring more bytes from L2 for each product. In Mosaic two programs share some, yet its own tiles
-# gain less (bench/hopper.md).
+# tile's: smaller tiles bring more bytes from L2 for each product. Those that lose the least against the tables.
 _RATES = {
     (128, 256): {"torch": 1.0, "xla": 1.0},
-    (128, 128): {"torch": 0.97, "xla": 0.94},
+    (128, 128): {"torch": 0.98, "xla": 0.94},
     (128, 64): {"torch": 0.6, "xla": 0.6},
 }
 # Where both warpgroups share a tile, the ring of operands does not last for what follows the sums: as if they had so
@@ -121,6 +120,13 @@ def shared(tiles: Tiles, weights: int) -> bool:
     return tiles.m * tiles.n * weights > _SUMS
 
 
+def cluster_of(tiles: Tiles, work: Work) -> int:
+    """How many programs form a cluster in Mosaic, whose tiles lie one below the other and whose right operand is
+    brought once for all: tiles of one warpgroup each ask L2 for more than it gives, unless two do. Of an odd row of
+    tiles one would compute nothing."""
+    return 1 if shared(tiles, work.weights) or -(work.rows // -tiles.m) % 2 else 2
+
+
 def slots(tiles: Tiles, weights: int, staged: int, device: Device) -> int:
     """Slots of the ring of operands beside the staging of a part of the columns, so many bytes an element of it."""
     slot = (tiles.m + weights * tiles.n) * tiles.k * 2
@@ -140,15 +146,16 @@ def unfit(tiles: Tiles, work: Work, device: Device) -> str | None:
 
 
 def candidates(work: Work, device: Device, slack: float = math.inf) -> list[Tiling]:
-    """Every tiling there is, each order of tiles once: where there are fewer rows of tiles than share an operand, one
-    number of them is as another, and the model's stands for all. ``slack``: only of tiles that should take at most so
-    many times as long as the model's."""
+    """Every tiling there is, each order of tiles once: where there are fewer rows of tiles than share an operand, or
+    where programs form clusters, one number of them is as another, and the model's stands for all. ``slack``: only of
+    tiles that should take at most so many times as long as the model's."""
     fit = [tiles for tiles in _known(work) if not unfit(tiles, work, device)]
-    seconds = {tiles: _time(tiles, work, device) for tiles in fit}
+    costs = {tiles: _cost(tiles, work, device) for tiles in fit}
     found = []
-    for tiles in (tiles for tiles in fit if seconds[tiles] <= slack * min(seconds.values())):
-        rows = -(work.rows // -tiles.m)
-        orders = {min(group, rows): group for group in (*GROUPS, _group(work))}
+    for tiles in (tiles for tiles in fit if costs[tiles] <= slack * min(costs.values())):
+        together = cluster_of(tiles, work) if device.library == "xla" else 1
+        rows = -(work.rows // -tiles.m) // together
+        orders = {min(max(group // together, 1), rows): group for group in (*GROUPS, _group(work))}
         found += [Tiling(tiles=tiles, group_m=group) for group in orders.values()]
     return found
 
@@ -156,11 +163,11 @@ def candidates(work: Work, device: Device, slack: float = math.inf) -> list[Tili
 def modelled(work: Work, device: Device) -> Tiling:
     """The tiling that should let the least time pass. Knows nothing of a device but the number of its processors, so
     that it serves any."""
-    tiles = min(_known(work), key=lambda tiles: _time(tiles, work, device))
+    tiles = min(_known(work), key=lambda tiles: _cost(tiles, work, device))
     return Tiling(tiles=tiles, group_m=_group(work))
 
 
-def _time(tiles: Tiles, work: Work, device: Device) -> float:
+def _cost(tiles: Tiles, work: Work, device: Device) -> float:
     """Rounds of all processors, times what a tile of that size takes; in no unit."""
     count = -(work.rows // -tiles.m) * -(work.outer // -tiles.n)
     columns = work.weights * tiles.n
@@ -170,6 +177,7 @@ def _time(tiles: Tiles, work: Work, device: Device) -> float:
 
 
 def _group(work: Work) -> int:
+    """The model's ``group_m``."""
     return _GROUP_OF_GRADIENTS if work.kind == "hidden_bwd" else _GROUP
 
 

@@ -74,6 +74,10 @@ class Problem:
         return self.m * self.hidden_features * DTYPES[self.dtype].bytes
 
 
+# Whose GEMMs a framework takes.
+LIBRARIES: dict[str, Literal["torch", "xla"]] = {"torch": "torch", "jax": "xla"}
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Device:
     """Where the kernels run. ``kind`` "interpreter" is a CPU with the framework's kernel interpreter switched on,
