@@ -6,7 +6,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -25,6 +25,7 @@ from parity.contract.hopper_table import FILE as TILES
 from . import check as goals
 from . import claims as article
 from . import gpu as cards
+from . import tables
 from .results import FOLDER, Results, committed, folder_of, latest, load
 from .run import BLOCKS, Run, Settings, Step, Unfit
 from .workloads import suite
@@ -88,7 +89,7 @@ def run(
         light=light,
     )
     found = _measure(settings)
-    _summary(found)
+    console.print(tables.of_run(found))
     console.print(f"{len(found.rows)} rows of {len(found.cases)} cases in {found.path}")
 
 
@@ -117,15 +118,15 @@ def claims(
         found = load(json) if json else latest(committed(results, gpu))
     if found is None:
         console.print(NO_RESULTS)
-    for title, lines in (
-        ("The article's table", article.table(found)),
-        ("Its other claims", article.others(found)),
-    ):
-        table = Table("claim", "the article", "measured here", "verdict", "why", title=title, show_lines=True)
-        for c in lines:
-            table.add_row(c.claim, c.article, c.measured, f"[bold]{c.verdict}[/bold]", c.arithmetic)
-        console.print(table)
-    _calculator(found, gpus, price, tokens_per_day, mlp_share, ratio)
+    console.print(tables.of_claims("The article's table", article.table(found)))
+    console.print(tables.of_claims("Its other claims", article.others(found)))
+    share = mlp_share if mlp_share is not None else article.measured_share(found)
+    measured = ratio if ratio is not None else article.measured_ratio(found)
+    console.print(tables.of_cost(gpus, price, tokens_per_day, share, measured))
+    each = tokens_per_day / 86_400 / gpus
+    console.print(f"{tokens_per_day:,.0f} tokens a day over {gpus} GPUs: {each:,.0f} tokens a second each.")
+    if share is None or not measured:
+        console.print("Give --mlp-share and --ratio, or measure, for a line of your own.")
 
 
 @app.command()
@@ -284,73 +285,3 @@ def _ended(kept: str) -> Iterator[None]:
     except KeyboardInterrupt:
         console.print(f"interrupted; {kept}")
         raise typer.Exit(130) from None
-
-
-def _summary(found: Results) -> None:
-    """The fastest of ours and of the others, a line a case."""
-    table = Table(
-        "case",
-        "stream us",
-        "gemm us",
-        "torchfused",
-        "best torch",
-        "jaxfused",
-        "best JAX",
-        title="device us a layer",
-    )
-    for case in found.finished_in_order:
-        rows = [r for r in found.rows if r["case"] == case and r["correct"]]
-        if not rows:
-            continue
-        cells: list[Any] = [case, *(f"{rows[0].get(k) or 0:.1f}" for k in ("stream_us", "gemm_us"))]
-        for ours, framework in (("torchfused", "torch"), ("jaxfused", "jax")):
-            mine = [r for r in rows if r["contender"] == ours]
-            rest = list(goals.others(rows, framework))
-            cells += [_best(mine, with_plan=True), _best(rest)]
-        table.add_row(*cells)
-    console.print(table)
-
-
-def _best(rows: list[dict], with_plan: bool = False) -> str:
-    if not rows:
-        return "-"
-    row = min(rows, key=lambda r: r["kernel_us"]["median"])
-    return f"{row['kernel_us']['median']:.1f} {row['plan'] if with_plan else row['contender'].removeprefix('torch.')}"
-
-
-def _calculator(
-    found: Results | None, gpus: int, price: float, tokens: float, share: float | None, ratio: float | None
-) -> None:
-    share = share if share is not None else article.measured_share(found)
-    measured = ratio if ratio is not None else article.measured_ratio(found)
-    table = Table(
-        "",
-        "MLP faster by",
-        "MLP's share",
-        "model faster by",
-        "GPUs",
-        "a month",
-        "saved",
-        title="The cost table",
-    )
-    cases = [("the article", article.ARTICLE_RATIO, 1.0)]
-    cases += [("measured", measured, share)] if measured and share is not None else []
-    cases += [("the article's ratio, this share", article.ARTICLE_RATIO, share)] if share is not None else []
-    for label, r, s in cases:
-        c = article.Cost(gpus=gpus, price=price, tokens_a_day=tokens, ratio=r, share=s)
-        saved = f"{100 * (1 - c.gpus_after / gpus):.0f} %"
-        months = f"${c.month_before:,.0f} -> ${c.month_after:,.0f}"
-        table.add_row(
-            label,
-            f"{r:.2f}x",
-            f"{100 * s:.0f} %",
-            f"{c.model_ratio:.2f}x",
-            f"{gpus} -> {c.gpus_after}",
-            months,
-            saved,
-        )
-    console.print(table)
-    each = tokens / 86_400 / gpus
-    console.print(f"{tokens:,.0f} tokens a day over {gpus} GPUs: {each:,.0f} tokens a second each.")
-    if share is None or not measured:
-        console.print("Give --mlp-share and --ratio, or measure, for a line of your own.")
