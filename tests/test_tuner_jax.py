@@ -6,12 +6,12 @@ from itertools import cycle
 
 import jax
 import pytest
+from asked_jax import launches
 from jax import numpy as jnp
 
 from bench import timer_jax, tuner_jax
 from bench.tune import trials
 from bench.workloads import Case, suite
-from jaxfused import launch_tiled_hopper
 from parity.contract.hopper_tiles import Work
 from parity.contract.problem import Device, smem_of
 
@@ -39,13 +39,7 @@ def test_it_wants_a_gpu(monkeypatch):
 
 
 def test_it_launches_what_it_is_told(monkeypatch):
-    asked = []
-
-    def launched(kernel, device, work, tiling, operands, outputs, out, **constants):
-        asked.append((work, tiling))
-        return {name: jnp.zeros(shape.shape, shape.dtype) for name, shape in out.items()}
-
-    monkeypatch.setattr(launch_tiled_hopper, "_launch", launched)
+    asked = launches(monkeypatch)
     for trial in trials(CASES, H100):
         given = jax.eval_shape(partial(tuner_jax.operands, trial), jax.random.key(0))
         for tiling in trial.tilings:

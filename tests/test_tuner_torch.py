@@ -7,12 +7,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from asked_torch import launches
 
 from bench import compiling, timer_torch, tuner_torch
 from bench.tune import trials
 from bench.workloads import Case, suite
 from parity.contract.problem import Device, smem_of
-from torchfused import launch_tiled_hopper
 
 H100 = Device(kind="gpu", name="a made-up H100", sm_count=132, smem_bytes=smem_of((9, 0)), capability=(9, 0))
 CASES = [Case(workload=name, m=40, mode="forward_backward") for name in ("tiny", "tiny_gated")]
@@ -20,13 +20,8 @@ CASES = [Case(workload=name, m=40, mode="forward_backward") for name in ("tiny",
 
 @pytest.fixture
 def asked(monkeypatch):
-    """(work, tiling) of every launch."""
-    found = []
-    monkeypatch.setattr(
-        launch_tiled_hopper, "_launch", lambda kernel, device, work, tiling, *_, **__: found.append((work, tiling))
-    )
     monkeypatch.setattr(tuner_torch, "device_of", lambda t: H100)
-    return found
+    return launches(monkeypatch)
 
 
 @pytest.fixture

@@ -4,10 +4,10 @@ from dataclasses import replace
 from functools import partial
 
 import jax
-import jax.numpy as jnp
 import pytest
+from asked_jax import launches
 
-from jaxfused import launch, launch_tiled_hopper
+from jaxfused import launch
 from parity.contract.choice import choose
 from parity.contract.hopper_tiles import backward_of, forward_of
 from parity.contract.plan import Plan
@@ -21,15 +21,7 @@ SIZES = {"m": 40, "in_features": 16, "hidden_features": 24, "out_features": 8}
 
 @pytest.fixture
 def asked(monkeypatch):
-    """(work, tiling) of every launch."""
-    found = []
-
-    def launched(kernel, device, work, tiling, operands, outputs, out, **constants):
-        found.append((work, tiling))
-        return {name: jnp.zeros(shape.shape, shape.dtype) for name, shape in out.items()}
-
-    monkeypatch.setattr(launch_tiled_hopper, "_launch", launched)
-    return found
+    return launches(monkeypatch)
 
 
 @pytest.mark.parametrize("gated", [False, True])

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from asked_torch import launches
 
 from parity.contract.choice import choose
 from parity.contract.hopper_tiles import backward_of, forward_of
@@ -15,12 +16,7 @@ SIZES = {"m": 40, "in_features": 16, "hidden_features": 24, "out_features": 8}
 
 @pytest.fixture
 def asked(monkeypatch):
-    """(work, tiling) of every launch."""
-    found = []
-    monkeypatch.setattr(
-        launch_tiled_hopper, "_launch", lambda kernel, device, work, tiling, *_, **__: found.append((work, tiling))
-    )
-    return found
+    return launches(monkeypatch)
 
 
 @pytest.mark.parametrize("gated", [False, True])
